@@ -1,0 +1,1 @@
+"""Radiographs in: sources, reading, the store, splits, data sets, the phantom."""

@@ -1,0 +1,175 @@
+"""Serving a store to PyTorch: whole batches of plain tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cxrmonai import distributed
+from cxrmonai.data.store import Store
+from cxrmonai.errors import CxrError
+
+
+class StoreDataset(Dataset):
+    """Images and labels of a store.
+
+    A `DataLoader` whose `collate_fn` is `as_it_is` receives a whole batch from one gather out of the memory map; see
+    `store_loader`. The file is opened at first use in each process, so that any start method of workers will do.
+
+    Args:
+        path: of the store.
+        split: `train`, `val`, `test`, several of them, or `None` for all rows.
+        rows: row numbers instead of a split.
+        device: where the images shall live as a whole; by default they stay in the file.
+
+    Attributes:
+        store: the store.
+        rows: (N,) row numbers in the store, in the order of this data set.
+
+    Raises:
+        CxrError: the store cannot be opened, or the split is empty.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        split: str | Sequence[str] | None = None,
+        rows: Sequence[int] | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.store = Store(path)
+        self.rows = self.store.rows(split) if rows is None else np.asarray(rows, np.int64)
+        self._labels = torch.from_numpy(self.store.labels[self.rows])
+        self._index = torch.from_numpy(np.ascontiguousarray(self.rows))
+        self._resident: torch.Tensor | None = None
+        if device is not None:
+            images = self.store.images[self.rows] if split is not None or rows is not None else self.store.images[:]
+            self._resident = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+            self._labels, self._index = self._labels.to(device), self._index.to(device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """One image: `image` (1, S, S), `label` (C,) and `index` (), its row in the store."""
+        return {name: value[0] for name, value in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A batch: `image` (B, 1, S, S) in the store's type, `label` (B, C) float32, `index` (B,) rows in the store."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64, device=self._labels.device)
+        if self._resident is not None:
+            images = self._resident.index_select(0, chosen)
+        else:
+            images = torch.from_numpy(self.store.images[self.rows[np.asarray(indices)]])
+        return {
+            "image": images.unsqueeze(1),
+            "label": self._labels.index_select(0, chosen),
+            "index": self._index.index_select(0, chosen),
+        }
+
+    @property
+    def class_names(self) -> list[str]:
+        """Findings, in the order of `label`."""
+        return self.store.class_names
+
+
+def as_it_is(batch: Any) -> Any:
+    """The `collate_fn` for a data set that serves whole batches."""
+    return batch
+
+
+class EpochSampler(Sampler[int]):
+    """Row order of an epoch, a function of the seed and the epoch alone, shared out to the ranks.
+
+    The ranks' batches of size B/R at the same step make up the batch of size B that one rank would see.
+
+    Args:
+        length: of the data set.
+        shuffle: whether the order is drawn anew each epoch.
+        seed: of the draw.
+        shard: whether each rank sees its own part; parts are equally long when `even`.
+        even: leave out up to R − 1 rows so that every rank has as many.
+
+    Raises:
+        CxrError: there are fewer rows than ranks.
+    """
+
+    def __init__(self, length: int, shuffle: bool, seed: int = 0, shard: bool = True, even: bool = True) -> None:
+        self.length, self.shuffle, self.seed = length, shuffle, seed
+        self.ranks = distributed.world_size() if shard else 1
+        self.rank = distributed.rank() if self.ranks > 1 else 0
+        self.even = even
+        self.epoch = 0
+        if length < self.ranks:
+            raise CxrError(f"{length} images cannot be shared among {self.ranks} ranks; use fewer")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def _order(self) -> torch.Tensor:
+        if not self.shuffle:
+            order = torch.arange(self.length)
+        else:
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+            order = torch.randperm(self.length, generator=generator)
+        end = self.length - self.length % self.ranks if self.even else self.length
+        return order[self.rank : end : self.ranks]
+
+    def __iter__(self) -> Any:
+        return iter(self._order().tolist())
+
+    def __len__(self) -> int:
+        return len(self._order())
+
+
+def store_loader(
+    dataset: StoreDataset,
+    batch_size: int,
+    shuffle: bool = False,
+    drop_last: bool = False,
+    num_workers: int = 0,
+    seed: int = 0,
+    shard: bool = True,
+    start_method: str | None = None,
+) -> DataLoader:
+    """A loader that fetches whole batches.
+
+    With no workers a batch is one copy out of the memory map, faster than any worker could hand it over; workers pay
+    only where something slow is done per image.
+
+    Args:
+        dataset: of whole batches.
+        batch_size: images a batch on this rank.
+        shuffle: a new order each epoch, see `EpochSampler`.
+        drop_last: leave out the last batch when it is short, unless it is the only one.
+        num_workers: processes.
+        seed: of the order.
+        shard: share the rows out to the ranks.
+        start_method: of the workers: fork, spawn or forkserver.
+
+    Returns:
+        The loader; its `sampler` is an `EpochSampler`.
+
+    Raises:
+        CxrError: workers are asked for a data set that lives on a device.
+    """
+    if num_workers and dataset._resident is not None:
+        raise CxrError("num_workers must be 0 for a data set that lives on the device")
+    sampler = EpochSampler(len(dataset), shuffle, seed, shard, even=drop_last)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        drop_last=drop_last and len(sampler) >= batch_size,
+        num_workers=num_workers,
+        collate_fn=as_it_is,
+        pin_memory=torch.cuda.is_available() and dataset._resident is None,
+        persistent_workers=num_workers > 0,
+        multiprocessing_context=start_method if num_workers else None,
+    )

@@ -1,0 +1,128 @@
+"""The phantom as a store: what every bundle runs on when it is given nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cxrmonai.data.geometry import letterbox_geometry
+from cxrmonai.data.phantom import FINDINGS, MASK_NAMES, draw_population, outline_sheet, population_table, render
+from cxrmonai.data.splits import split_by_patient
+from cxrmonai.data.store import pack_bits, write_store
+from cxrmonai.data.table import BOX_COLUMNS, make_table
+from cxrmonai.errors import CxrError
+from cxrmonai.files import atomic_path
+
+DEFAULT_PATIENTS, DEFAULT_SIZE, DEFAULT_SEED = 600, 96, 0
+
+
+def write_phantom(
+    out: str | os.PathLike[str],
+    patients: int = DEFAULT_PATIENTS,
+    size: int = DEFAULT_SIZE,
+    seed: int = DEFAULT_SEED,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> int:
+    """Makes a store of synthetic radiographs with every finding's mask and boxes, and the lungs' mask.
+
+    Args:
+        out: the store to write.
+        patients: how many.
+        size: edge of the images in pixels.
+        seed: of the population and of the split.
+        overwrite: whether an existing file may be replaced.
+        progress: whether to show a bar.
+
+    Returns:
+        Number of images.
+
+    Raises:
+        CxrError: `out` exists, cannot be written, or a number is out of range.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise CxrError(f"{out}: exists already; give another --out, or --overwrite to replace it")
+    studies = draw_population(patients, seed)
+    render(studies[0], size)
+    table = population_table(studies)
+    labels = table[list(FINDINGS)]
+    columns = {name: table[name] for name in table if name not in FINDINGS}
+    columns["image"] = table["image_id"]
+    columns["split"] = split_by_patient(table["patient_id"].tolist(), seed=seed)
+    images = np.empty((len(studies), size, size), np.uint8)
+    bits = np.empty((len(studies), size, size), np.uint32)
+    boxes: list[tuple[object, ...]] = []
+    shown = tqdm(studies, desc="phantom", unit="img", disable=not progress)
+    for k, study in enumerate(shown):
+        radiograph = render(study, size)
+        images[k] = radiograph.image
+        bits[k] = pack_bits(radiograph.masks, MASK_NAMES, size)
+        boxes += [(table["image_id"].iloc[k], *box) for box in radiograph.boxes]
+    count = len(studies)
+    annotated = np.full(count, 2 ** len(MASK_NAMES) - 1, np.uint32)
+    write_store(
+        out,
+        images=images,
+        geometry=np.tile(letterbox_geometry(size, size, size), (count, 1)),
+        table=make_table(columns, labels),
+        class_names=list(FINDINGS),
+        source="phantom",
+        boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)),
+        masks=(np.arange(count), annotated, bits),
+        mask_names=MASK_NAMES,
+        synthetic=True,
+        options={"patients": patients, "size": size, "seed": seed},
+    )
+    return count
+
+
+def write_sheet(
+    out: str | os.PathLike[str], patients: int = DEFAULT_PATIENTS, size: int = 256, seed: int = DEFAULT_SEED
+) -> Path:
+    """Draws 16 radiographs of a population with their findings outlined: each finding at least once, then others.
+
+    Args:
+        out: a PNG file.
+        patients: in the population.
+        size: edge of each radiograph in pixels.
+        seed: of the population.
+
+    Returns:
+        The path.
+
+    Raises:
+        CxrError: the file cannot be written, or a number is out of range.
+    """
+    studies = draw_population(patients, seed)
+    chosen = [next((study for study in studies if name in study.findings), None) for name in FINDINGS]
+    chosen = list(dict.fromkeys(study for study in chosen if study is not None))
+    chosen += [study for study in studies if study not in chosen][: 16 - len(chosen)]
+    sheet = outline_sheet(sorted(chosen[:16], key=lambda study: (study.patient, study.study)), size)
+    encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(encoded.tobytes())
+    return Path(out)
+
+
+def default_store(dataset_dir: str | os.PathLike[str]) -> str:
+    """The phantom that bundles fall back on, made at first use.
+
+    Several ranks may make it at once: each writes the same content and renames it.
+
+    Args:
+        dataset_dir: folder to keep it in.
+
+    Returns:
+        Path of the store.
+    """
+    path = Path(dataset_dir) / f"phantom_{DEFAULT_SIZE}px_{DEFAULT_PATIENTS}.h5"
+    if not path.exists():
+        print(f"note: no --data_file given: making the synthetic phantom {path}")
+        write_phantom(path, overwrite=True)
+    return str(path)

@@ -1,0 +1,352 @@
+"""From a collection to a store: several processes, resumable, nothing shifted.
+
+Work in progress lies in `OUT.partial/`: raw arrays that the processes map and fill row by row, one status byte per
+row. A run that was killed goes on from there, and tries again what could not be read. When every row is done the store
+is assembled under a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cxrmonai.data.geometry import GEOMETRY_COLUMNS, letterbox, letterbox_geometry
+from cxrmonai.data.reading import read_image, to_store_pixels
+from cxrmonai.data.sources.base import Collection
+from cxrmonai.data.store import FORMAT_VERSION, pack_bits, write_store
+from cxrmonai.data.table import validate_table
+from cxrmonai.errors import CxrError
+from cxrmonai.files import write_json
+
+TODO, DONE, SKIPPED = 0, 1, 2
+MIN_SIZE, MAX_SIZE = 16, 8192
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run of `prepare` made.
+
+    Attributes:
+        path: of the store.
+        written: images in it.
+        skipped: `image` and `reason` of those that could not be read.
+        resumed: images that an earlier, interrupted run had done.
+    """
+
+    path: Path
+    written: int
+    skipped: pd.DataFrame
+    resumed: int
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker needs to know about the whole."""
+
+    root: str
+    folder: str
+    size: int
+    depth: int
+    count: int
+    mask_names: tuple[str, ...]
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        return np.uint8 if self.depth == 8 else np.uint16
+
+    def arrays(self, mode: str = "r+") -> dict[str, np.memmap]:
+        """Maps the work in progress."""
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "images": ((self.count, self.size, self.size), self.dtype),
+            "geometry": ((self.count, len(GEOMETRY_COLUMNS)), np.float64),
+            "status": ((self.count,), np.uint8),
+        }
+        if self.mask_names:
+            shapes["bits"] = ((self.count, self.size, self.size), np.uint32)
+            shapes["annotated"] = ((self.count,), np.uint32)
+        folder = Path(self.folder)
+        return {
+            name: np.memmap(folder / f"{name}.raw", dtype, mode, shape=shape) for name, (shape, dtype) in shapes.items()
+        }
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One image to do."""
+
+    index: int
+    image: str
+    original: tuple[float, float] | None
+    spacing: tuple[float, float] | None
+    masks: tuple[tuple[str, str], ...]
+
+
+def prepare(
+    collection: Collection,
+    out: str | os.PathLike[str],
+    size: int = 256,
+    workers: int | None = None,
+    depth: int = 8,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Prepared:
+    """Reads every image of a collection once and packs all into a store.
+
+    Args:
+        collection: what to pack.
+        out: the store to write, `NAME.h5`.
+        size: edge of the square images in pixels.
+        workers: processes; as many as there are cores by default, 0 or 1 works in this one.
+        depth: 8 or 16 bits a pixel.
+        overwrite: whether an existing `out` may be replaced.
+        progress: whether to show a progress bar.
+
+    Returns:
+        What was made. Images that could not be read are listed there and in the store; the others do not shift.
+
+    Raises:
+        CxrError: an argument is out of range, `out` exists or cannot be written, another run is at work on it, or no
+            image could be read.
+    """
+    out = Path(out)
+    _check_arguments(collection, out, size, depth, workers, overwrite)
+    mask_names = tuple(sorted(collection.masks["finding"].unique()))
+    folder = out.with_name(out.name + ".partial")
+    task = _Task(str(collection.root), str(folder), size, depth, len(collection.table), mask_names)
+    with _work_folder(task, collection) as resumed:
+        todo = np.flatnonzero(task.arrays("r")["status"] == TODO)
+        failures = _fill(task, _rows(collection, todo), workers, progress)
+        prepared = _assemble(task, collection, out, failures)
+        shutil.rmtree(folder)
+    return replace(prepared, resumed=resumed)
+
+
+def _check_arguments(
+    collection: Collection, out: Path, size: int, depth: int, workers: int | None, overwrite: bool
+) -> None:
+    if not isinstance(size, int) or isinstance(size, bool) or not MIN_SIZE <= size <= MAX_SIZE:
+        raise CxrError(f"--size {size}: must be a whole number from {MIN_SIZE} to {MAX_SIZE}")
+    if depth not in (8, 16):
+        raise CxrError(f"--depth {depth}: must be 8 or 16")
+    if workers is not None and (not isinstance(workers, int) or workers < 0):
+        raise CxrError(f"--workers {workers}: must be 0 or more")
+    if out.is_dir():
+        raise CxrError(f"{out}: is a folder; name the file to write, such as {out / 'store.h5'}")
+    if out.exists() and not overwrite:
+        raise CxrError(f"{out}: exists already; give another --out, or --overwrite to replace it")
+    validate_table(collection.table, collection.class_names)
+    if len(collection.masks["finding"].unique()) > 32:
+        raise CxrError("more than 32 mask names; a store holds 32 at most")
+
+
+@contextmanager
+def _work_folder(task: _Task, collection: Collection) -> Iterator[int]:
+    """Makes or re-enters the folder of a run, locked against a second one; yields the number of rows already done."""
+    folder = Path(task.folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / "lock", "w")  # noqa: SIM115 - held until the run ends
+    except OSError as error:
+        raise CxrError(f"{folder.parent}: cannot write here ({error.strerror}); choose another --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CxrError(f"{folder}: another prepare is at work on this store; wait for it, or end it") from error
+        plan = {"format_version": FORMAT_VERSION, "fingerprint": _fingerprint(task, collection)}
+        if _read_plan(folder) != plan:
+            _start_afresh(task, plan)
+        status = task.arrays()["status"]
+        status[status == SKIPPED] = TODO  # a file that failed may have been mended since
+        yield int((status == DONE).sum())
+
+
+def _fingerprint(task: _Task, collection: Collection) -> str:
+    digest = hashlib.sha256(json.dumps([task.size, task.depth, task.mask_names, os.path.abspath(task.root)]).encode())
+    for frame in (collection.table, collection.boxes, collection.masks):
+        digest.update(" ".join(map(str, frame.columns)).encode())
+        digest.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_plan(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def _start_afresh(task: _Task, plan: dict[str, Any]) -> None:
+    folder = Path(task.folder)
+    for name in ("plan.json", *(path.name for path in folder.glob("*.raw"))):
+        (folder / name).unlink(missing_ok=True)
+    need = 2 * task.count * task.size**2 * task.depth // 8
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise CxrError(
+            f"{folder.parent}: making the store takes {need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free"
+        )
+    task.arrays("w+")
+    write_json(folder / "plan.json", plan)
+
+
+def _rows(collection: Collection, indices: Sequence[int]) -> list[_Row]:
+    table = collection.table
+    masks: dict[str, list[tuple[str, str]]] = {}
+    for image_id, finding, path in collection.masks[["image_id", "finding", "path"]].itertuples(index=False):
+        masks.setdefault(image_id, []).append((finding, path))
+    pairs = {
+        name: table[[f"{name}{end}" for end in ends]].to_numpy(float) if f"{name}{ends[0]}" in table else None
+        for name, ends in (("original_", ("height", "width")), ("spacing_", ("y", "x")))
+    }
+    images, ids = table["image"].to_numpy(), table["image_id"].to_numpy()
+
+    def pair(name: str, k: int) -> tuple[float, float] | None:
+        values = pairs[name]
+        return None if values is None or np.isnan(values[k]).any() else (float(values[k, 0]), float(values[k, 1]))
+
+    return [
+        _Row(int(k), images[k], pair("original_", k), pair("spacing_", k), tuple(masks.get(ids[k], ())))
+        for k in indices
+    ]
+
+
+def _fill(task: _Task, rows: list[_Row], workers: int | None, progress: bool) -> pd.DataFrame:
+    """Does the rows and returns those that failed, as `row` and `reason`."""
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    done = task.count - len(rows)
+    bar = tqdm(total=task.count, initial=done, unit="img", desc="prepare", disable=not progress, smoothing=0.1)
+    step = max(1, min(64, len(rows) // (4 * max(1, workers))))
+    chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
+    failures: list[tuple[int, str]] = []
+    with bar:
+        for count, failed in _work(task, chunks, workers):
+            failures += failed
+            bar.update(count)
+    return pd.DataFrame(sorted(failures), columns=["row", "reason"])
+
+
+def _work(task: _Task, chunks: list[list[_Row]], workers: int) -> Iterator[tuple[int, list[tuple[int, str]]]]:
+    if workers <= 1 or len(chunks) <= 1:
+        _start_worker(task)
+        for chunk in chunks:
+            yield _do_chunk(chunk)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=_start_worker, initargs=(task,))
+    try:
+        with pool:
+            for future in as_completed([pool.submit(_do_chunk, chunk) for chunk in chunks]):
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise CxrError(
+            "a worker process died (out of memory?); run the same command again to go on from here"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: tuple[_Task, dict[str, np.memmap]] | None = None
+
+
+def _start_worker(task: _Task) -> None:
+    global _worker
+    cv2.setNumThreads(1)
+    _worker = (task, task.arrays())
+
+
+def _do_chunk(rows: list[_Row]) -> tuple[int, list[tuple[int, str]]]:
+    assert _worker is not None
+    task, arrays = _worker
+    failed = []
+    for row in rows:
+        try:
+            _do_row(task, arrays, row)
+            arrays["status"][row.index] = DONE
+        except CxrError as error:
+            failed.append((row.index, str(error).replace(os.path.abspath(task.root) + os.sep, "")))
+            arrays["status"][row.index] = SKIPPED
+    return len(rows), failed
+
+
+def _do_row(task: _Task, arrays: dict[str, np.memmap], row: _Row) -> None:
+    raw = read_image(_inside(task.root, row.image))
+    geometry = letterbox_geometry(*raw.pixels.shape, task.size, row.original, row.spacing or raw.spacing)
+    if row.masks:
+        masks = {name: _read_mask(_inside(task.root, path), raw.pixels.shape, task.size) for name, path in row.masks}
+        arrays["bits"][row.index] = pack_bits(masks, task.mask_names, task.size)
+        arrays["annotated"][row.index] = sum(1 << task.mask_names.index(name) for name in masks)
+    arrays["geometry"][row.index] = geometry
+    arrays["images"][row.index] = to_store_pixels(raw.pixels, task.size, task.depth)
+
+
+def _inside(root: str, path: str) -> str:
+    full = os.path.abspath(os.path.join(root, path))
+    if os.path.commonpath([full, os.path.abspath(root)]) != os.path.abspath(root):
+        raise CxrError(f"{path}: lies outside of {root}; move it below the root, or give another --root")
+    return full
+
+
+def _read_mask(path: str, shape: tuple[int, int], size: int) -> np.ndarray:
+    mask = (read_image(path).pixels > 0).astype(np.uint8) * 255
+    if not np.isclose(mask.shape[0] / mask.shape[1], shape[0] / shape[1], rtol=2 / min(shape), atol=0):
+        raise CxrError(
+            f"{path}: the mask is {mask.shape[1]}×{mask.shape[0]} and its image {shape[1]}×{shape[0]}, another aspect"
+        )
+    return letterbox(mask, size) >= 128
+
+
+def _assemble(task: _Task, collection: Collection, out: Path, failures: pd.DataFrame) -> Prepared:
+    arrays = task.arrays("r")
+    keep = arrays["status"] == DONE
+    skipped = pd.DataFrame(
+        {"image": collection.table["image"].to_numpy()[failures["row"].astype(int)], "reason": failures["reason"]}
+    )
+    if not keep.any():
+        raise CxrError(f"none of the {task.count} images could be read; the first: {skipped['reason'].iloc[0]}")
+    masks = None
+    if task.mask_names:
+        rows = np.flatnonzero(arrays["annotated"])
+        masks = (rows, arrays["annotated"][rows], _Rows(arrays["bits"], rows))
+    write_store(
+        out,
+        images=arrays["images"],
+        geometry=arrays["geometry"],
+        table=collection.table,
+        class_names=collection.class_names,
+        source=collection.name,
+        boxes=collection.boxes,
+        masks=masks,
+        mask_names=task.mask_names,
+        skipped=skipped,
+        keep=keep,
+        options={"size": task.size, "depth": task.depth, "notes": collection.notes},
+    )
+    return Prepared(out, int(keep.sum()), skipped, 0)
+
+
+class _Rows:
+    """Some rows of a memory map, fetched one at a time, so that they never stand in memory together."""
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self._array, self._rows = array, rows
+        self.shape = (len(rows), *array.shape[1:])
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        return self._array[self._rows[k]]

@@ -1,0 +1,128 @@
+"""ChestX-ray14 as published by the NIH Clinical Center (Wang et al., CVPR 2017)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrmonai.data.reading import image_files
+from cxrmonai.data.sources.base import Collection
+from cxrmonai.data.sources.tables import read_csv, require_columns, with_splits
+from cxrmonai.data.table import make_table, parse_age, parse_sex
+from cxrmonai.errors import CxrError
+
+FINDINGS = (
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
+    "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
+)  # fmt: skip
+ORIGINAL_SIZE = 1024
+WHERE = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
+_SPELLING = {"Infiltrate": "Infiltration"}
+
+
+def load(root: Path, images: str | None = None, seed: int = 0) -> Collection:
+    """Reads the published tables.
+
+    Boxes belong to the published 1024×1024 images, whatever size the files at hand have. Where the official lists are
+    there, `test` is theirs and `val` is drawn by patient from their train_val list; otherwise all three are drawn.
+
+    Args:
+        root: folder with `Data_Entry_2017*.csv` (either revision), and, as far as they are there, `BBox_List_2017.csv`,
+            `train_val_list.txt` and `test_list.txt`.
+        images: folder below the root that holds the images; by default `images`, or else `images_001/images` to
+            `images_012/images` as the archives unpack.
+        seed: of the split.
+
+    Returns:
+        The collection; rows whose file is not in the folder are left out and counted in a note.
+
+    Raises:
+        CxrError: a file is missing or has other columns than published.
+    """
+    entries, entry_file = _entries(root)
+    files = _files(root, images)
+    present = entries["Image Index"].isin(files)
+    if not present.any():
+        raise CxrError(f"{root}: none of the {len(entries)} images of {entry_file.name} is in {images or 'images'}")
+    notes = []
+    if not present.all():
+        notes.append(f"{int((~present).sum())} of {len(entries)} rows of {entry_file.name} have no file here: left out")
+    entries = entries[present].reset_index(drop=True)
+    table = _table(entries, files)
+    table["split"], published = _official_split(root, entries["Image Index"])
+    table = with_splits(table, seed, published, notes)
+    return Collection("nih", root, table, list(FINDINGS), boxes=_boxes(root, set(table["image_id"])), notes=notes)
+
+
+def _entries(root: Path) -> tuple[pd.DataFrame, Path]:
+    found = sorted(root.glob("Data_Entry_2017*.csv"))
+    if not found:
+        raise CxrError(f"{root}: no Data_Entry_2017*.csv; it is published at {WHERE}")
+    table = read_csv(found[-1])
+    require_columns(table, ["Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender"], found[-1])
+    return table, found[-1]
+
+
+def _files(root: Path, images: str | None) -> dict[str, str]:
+    """File name → path below the root."""
+    folders = [root / images] if images else [root / "images"]
+    if not images and not folders[0].is_dir():
+        folders = sorted(root.glob("images_*/images"))
+    if not folders or not folders[0].is_dir():
+        raise CxrError(f"{root / (images or 'images')}: no such folder; name the images' folder with --images")
+    return {path.name: path.relative_to(root).as_posix() for folder in folders for path in image_files(folder)}
+
+
+def _table(entries: pd.DataFrame, files: dict[str, str]) -> pd.DataFrame:
+    found = entries["Finding Labels"].str.split("|")
+    labels = pd.DataFrame({name: found.map(lambda names, name=name: float(name in names)) for name in FINDINGS})
+    stem = entries["Image Index"].map(lambda name: Path(name).stem)
+    columns = {
+        "image": entries["Image Index"].map(files),
+        "image_id": stem,
+        "patient_id": entries["Patient ID"],
+        "study_id": stem,
+        "view": entries["View Position"] if "View Position" in entries else [""] * len(entries),
+        "age": parse_age(entries["Patient Age"]),
+        "sex": parse_sex(entries["Patient Gender"]),
+        "original_height": np.full(len(entries), float(ORIGINAL_SIZE)),
+        "original_width": np.full(len(entries), float(ORIGINAL_SIZE)),
+    }
+    scan = ["OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]"]
+    if all(name in entries for name in scan):
+        # The published files are squeezed from the scanner's size to 1024 × 1024, and their pixel spacing with them.
+        width, height, x, y = (pd.to_numeric(entries[name], errors="coerce").to_numpy(float) for name in scan)
+        columns["spacing_y"] = y * height / ORIGINAL_SIZE
+        columns["spacing_x"] = x * width / ORIGINAL_SIZE
+    return make_table(columns, labels)
+
+
+def _official_split(root: Path, names: pd.Series) -> tuple[np.ndarray, bool]:
+    split = np.full(len(names), "", dtype=object)
+    published = False
+    for file, value in (("train_val_list.txt", "train_val"), ("test_list.txt", "test")):
+        path = root / file
+        if path.is_file():
+            listed = set(path.read_text(encoding="utf-8").split())
+            split[names.isin(listed).to_numpy()] = value
+            published = True
+    return split, published
+
+
+def _boxes(root: Path, image_ids: set[str]) -> pd.DataFrame:
+    path = root / "BBox_List_2017.csv"
+    columns = ["image_id", "finding", "x", "y", "w", "h"]
+    if not path.is_file():
+        return pd.DataFrame(columns=columns)
+    table = read_csv(path)
+    require_columns(table, ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"], path)
+    boxes = pd.DataFrame(
+        {
+            "image_id": table["Image Index"].map(lambda name: Path(name).stem),
+            "finding": table["Finding Label"].replace(_SPELLING),
+            **{new: table[old].astype(float) for new, old in zip("xywh", ["Bbox [x", "y", "w", "h]"], strict=True)},
+        }
+    )
+    return boxes[boxes["image_id"].isin(image_ids)].reset_index(drop=True)

@@ -1,0 +1,81 @@
+"""Helpers that sources share: reading published tables, finding images, drawing splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from cxrmonai.data.splits import carve_validation, check_overlap, split_by_patient
+from cxrmonai.errors import CxrError
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Reads a table with every cell as text; blank cells are empty strings.
+
+    Raises:
+        CxrError: the file is missing, empty or no table.
+    """
+    if not path.is_file():
+        raise CxrError(f"{path}: no such file; the table is needed")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise CxrError(f"{path}: not a readable CSV table ({str(error).splitlines()[0]})") from error
+    if len(table) == 0:
+        raise CxrError(f"{path}: the table has no rows")
+    return table
+
+
+def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """Makes sure that the table has these columns.
+
+    Raises:
+        CxrError: names the missing ones and those there are.
+    """
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise CxrError(f"{path}: no column '{missing[0]}'; it has {', '.join(map(str, table.columns))}")
+
+
+def column_list(value: str | Sequence[str] | None) -> list[str]:
+    """Column names from an option: `A,B`, a list, or nothing."""
+    if value is None or value == "":
+        return []
+    parts = value.split(",") if isinstance(value, str) else [str(part) for part in value]
+    return [part.strip() for part in parts if part.strip()]
+
+
+def with_splits(table: pd.DataFrame, seed: int, published: bool, notes: list[str]) -> pd.DataFrame:
+    """Draws splits by patient, or completes and checks those that were published.
+
+    Args:
+        table: with `patient_id`; an empty one makes the image its own patient.
+        seed: of the draw.
+        published: whether the `split` column holds a publisher's split.
+        notes: gets a sentence on what was done.
+
+    Returns:
+        The table with `split` filled.
+
+    Raises:
+        CxrError: a patient is in two splits.
+    """
+    anonymous = table["patient_id"] == ""
+    if anonymous.any():
+        table = table.copy()
+        table.loc[anonymous, "patient_id"] = "image:" + table.loc[anonymous, "image_id"]
+        notes.append(
+            f"{int(anonymous.sum())} images have no patient id: each counts as its own patient, so that splits cannot "
+            "keep a patient's images together"
+        )
+    if not published:
+        table = table.copy()
+        table["split"] = split_by_patient(table["patient_id"].tolist(), seed=seed)
+        notes.append(f"train, val and test drawn by patient with seed {seed}")
+    elif (table["split"] == "train_val").any():
+        table = carve_validation(table, seed=seed)
+        notes.append(f"val drawn by patient from the published train_val list with seed {seed}")
+    check_overlap(table)
+    return table
