@@ -1,0 +1,5 @@
+"""Losses."""
+
+from cxrmonai.losses.contrastive import NTXentLoss
+
+__all__ = ["NTXentLoss"]

@@ -1,0 +1,92 @@
+"""Encoders: any timm backbone, for one-channel radiographs, by one factory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import timm
+from torch import nn
+
+from cxrmonai.errors import CxrError
+
+STEMS = ("default", "cifar")
+
+
+@dataclass(frozen=True)
+class EncoderDescription:
+    """All that is needed to build an encoder again.
+
+    Attributes:
+        name: a timm model name, such as `resnet18`, `densenet121`, `convnext_tiny`, `vit_small_patch16_224`.
+        in_channels: channels of the input.
+        stem: `default`, or `cifar` for images of 64 pixels and less.
+        image_size: edge of the input in pixels, where the backbone is built for one (vision transformers); else 0.
+    """
+
+    name: str
+    in_channels: int = 1
+    stem: str = "default"
+    image_size: int = 0
+
+    def as_dict(self) -> dict[str, str | int]:
+        """As plain types."""
+        return asdict(self)
+
+
+def encoder(name: str, in_channels: int = 1, stem: str = "default", image_size: int = 0) -> nn.Module:
+    """Builds a backbone without its classifier.
+
+    The result is the timm module itself, so that state dicts carry timm's (and, for ResNets and DenseNets,
+    torchvision's) names. `encoder.forward_features(x)` gives (B, C, h, w) maps or tokens, `encoder(x)` gives (B, C)
+    features, `encoder.num_features` is C and `encoder.description` tells how to build it again.
+
+    Args:
+        name: a timm model name.
+        in_channels: channels of the input.
+        stem: `default`; or `cifar`: first convolution 3×3 with stride 1 and no pooling after it (Chen et al., SimCLR,
+            2020, appendix B.9), which keeps four times the resolution on each axis.
+        image_size: for vision transformers, edge of the input in pixels; 0 keeps the model's own.
+
+    Returns:
+        The module, with random weights.
+
+    Raises:
+        CxrError: unknown name or stem, or a stem that this backbone cannot have.
+    """
+    if stem not in STEMS:
+        raise CxrError(f"stem '{stem}': known are {', '.join(STEMS)}")
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name}*")[:4])
+        raise CxrError(f"encoder '{name}' is no timm model{f'; there are {close}' if close else ''}")
+    sized = {"img_size": image_size} if image_size and _takes_size(name) else {}
+    try:
+        network = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels, **sized)
+    except (AssertionError, ValueError) as error:
+        raise CxrError(f"encoder '{name}' cannot be built for {image_size} pixels: {error}") from error
+    if stem == "cifar":
+        _use_cifar_stem(network, name)
+    network.description = EncoderDescription(name, in_channels, stem, sized.get("img_size", 0))
+    return network
+
+
+def _takes_size(name: str) -> bool:
+    return any(part in name for part in ("vit_", "deit", "swin", "beit", "eva", "cait", "xcit"))
+
+
+def _use_cifar_stem(network: nn.Module, name: str) -> None:
+    if isinstance(getattr(network, "conv1", None), nn.Conv2d) and hasattr(network, "maxpool"):
+        network.conv1 = _small_convolution(network.conv1)
+        network.maxpool = nn.Identity()
+    elif hasattr(network, "features") and isinstance(getattr(network.features, "conv0", None), nn.Conv2d):
+        network.features.conv0 = _small_convolution(network.features.conv0)
+        network.features.pool0 = nn.Identity()
+    elif isinstance(getattr(network, "conv_stem", None), nn.Conv2d):
+        network.conv_stem = _small_convolution(network.conv_stem)
+    else:
+        raise CxrError(f"encoder '{name}' has no stem that can be made small; use --stem default")
+
+
+def _small_convolution(old: nn.Conv2d) -> nn.Conv2d:
+    new = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=old.bias is not None)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    return new

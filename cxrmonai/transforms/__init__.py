@@ -1,0 +1,26 @@
+"""MONAI transforms that MONAI lacks."""
+
+from cxrmonai.transforms.batch import (
+    BatchNormalized,
+    BatchRandBlurd,
+    BatchRandGeometryd,
+    BatchRandIntensityd,
+    BatchRepeatd,
+    BatchResized,
+    BatchScaleIntensityd,
+)
+from cxrmonai.transforms.files import Letterboxd, LoadRadiographd
+from cxrmonai.transforms.views import Viewsd
+
+__all__ = [
+    "BatchNormalized",
+    "BatchRandBlurd",
+    "BatchRandGeometryd",
+    "BatchRandIntensityd",
+    "BatchRepeatd",
+    "BatchResized",
+    "BatchScaleIntensityd",
+    "Letterboxd",
+    "LoadRadiographd",
+    "Viewsd",
+]
