@@ -1,0 +1,251 @@
+"""Probes: what frozen features of an encoder know of the findings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from cxrmonai.data.dataset import StoreDataset, store_loader
+from cxrmonai.data.targets import make_targets
+from cxrmonai.engines.batches import PrepareBatch
+from cxrmonai.engines.monitoring import ProgressBar
+from cxrmonai.errors import CxrError
+from cxrmonai.metrics import classification_summary
+
+METHODS = ("linear", "knn")
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Held-out predictions of a probe.
+
+    Attributes:
+        rows: (N,) rows in the store.
+        truth: (N, C) 1, 0 or NaN.
+        score: (N, C) 0–1; 0.5 for a finding that could not be learned.
+        class_names: (C,) findings.
+    """
+
+    rows: np.ndarray
+    truth: np.ndarray
+    score: np.ndarray
+    class_names: list[str]
+
+
+class Probe:
+    """Fits a classifier per finding on frozen features of training patients and scores other patients.
+
+    Args:
+        data_file: a store with findings.
+        transform: batch transform from stored pixels to the network's input; no augmentation.
+        method: `linear`, logistic regression on standardised features; or `knn`, votes weighted by cosine similarity.
+        split: what is scored: `val`, `test`, or `all`, which is both.
+        classes: findings to probe; all by default.
+        policy: what uncertain labels count as, see `data.targets`.
+        strength: of the linear probe's L2 penalty (1/C).
+        neighbours: of the kNN probe.
+        temperature: of the kNN probe's weights.
+        batch_size: images a step.
+        device: where the network runs.
+
+    Raises:
+        CxrError: unknown method, split or class; a store without findings; a split without images.
+    """
+
+    def __init__(
+        self,
+        data_file: str,
+        transform: Callable[[Mapping[Any, Any]], Mapping[Any, Any]],
+        method: str = "linear",
+        split: str = "test",
+        classes: Sequence[str] | None = None,
+        policy: str | Mapping[str, str] = "ignore",
+        strength: float = 100.0,
+        neighbours: int = 20,
+        temperature: float = 0.1,
+        batch_size: int = 128,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if method not in METHODS:
+            raise CxrError(f"probe '{method}': known are {', '.join(METHODS)}")
+        if split not in ("val", "test", "all"):
+            raise CxrError(f"split '{split}': a probe scores val, test or all (both)")
+        held_out = ["val", "test"] if split == "all" else split
+        self.train = StoreDataset(data_file, "train")
+        self.held_out = StoreDataset(data_file, held_out)
+        self.both = StoreDataset(data_file, rows=np.concatenate([self.train.rows, self.held_out.rows]))
+        self.store = self.train.store
+        if not self.store.class_names:
+            raise CxrError(f"{data_file}: holds no findings, so that there is nothing to probe for")
+        self.class_names = list(classes) if classes else list(self.store.class_names)
+        unknown = [name for name in self.class_names if name not in self.store.class_names]
+        if unknown:
+            raise CxrError(f"{data_file}: no finding '{unknown[0]}'; it has {', '.join(self.store.class_names)}")
+        self.transform, self.method, self.policy = transform, method, policy
+        self.strength, self.neighbours, self.temperature = strength, neighbours, temperature
+        self.batch_size, self.device = batch_size, device
+
+    def __call__(self, network: nn.Module, progress: bool = False) -> ProbeResult:
+        """Probes an encoder.
+
+        Args:
+            network: (B, 1, S, S) → (B, D); its mode is left as it was.
+            progress: whether to show a bar.
+
+        Returns:
+            Predictions for the held-out images.
+        """
+        return self.fit(self.features(network, progress))
+
+    def features(self, network: nn.Module, progress: bool = False) -> np.ndarray:
+        """(N, D) float32 features of the training images and then the held-out ones, in the order of `both`."""
+        loader = store_loader(self.both, self.batch_size, shard=False)
+        return extract_features(network, loader, self.transform, self.device, progress)
+
+    def fit(self, features: np.ndarray) -> ProbeResult:
+        """Fits on the training images' part of (N, D) `features` and scores the held-out ones' part."""
+        count = len(self.train)
+        fitted, truth = self._truth(self.train), self._truth(self.held_out)
+        if self.method == "linear":
+            score = linear_probe(features[:count], fitted, features[count:], self.strength)
+        else:
+            score = knn_probe(features[:count], fitted, features[count:], self.neighbours, self.temperature)
+        return ProbeResult(self.held_out.rows, truth, score, self.class_names)
+
+    def summary(self, result: ProbeResult, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+        """AUROC and average precision with intervals by patient, see `metrics.classification_summary`."""
+        return classification_summary(
+            result.truth, result.score, result.class_names, groups=self.patients(result), resamples=resamples, seed=seed
+        )
+
+    def patients(self, result: ProbeResult) -> np.ndarray:
+        """(N,) patient of each prediction."""
+        return self.store.column("patient_id")[result.rows]
+
+    def _truth(self, dataset: StoreDataset) -> np.ndarray:
+        columns = [self.store.class_names.index(name) for name in self.class_names]
+        return make_targets(self.store.labels[dataset.rows][:, columns], self.class_names, self.policy)
+
+
+def extract_features(
+    network: nn.Module,
+    loader: Any,
+    transform: Callable[[Mapping[Any, Any]], Mapping[Any, Any]] | None,
+    device: str | torch.device,
+    progress: bool = False,
+) -> np.ndarray:
+    """Runs a network in eval mode over a loader that keeps its order.
+
+    Args:
+        network: (B, 1, S, S) → (B, D).
+        loader: of batches with `image`.
+        transform: batch transform to the network's input.
+        device: where to run.
+        progress: whether to show a bar.
+
+    Returns:
+        (N, D) float32.
+    """
+    collector = FeatureCollector()
+    bar = [ProgressBar(loader.batch_size, label="features")] if progress else []
+    evaluator = SupervisedEvaluator(
+        device=torch.device(device),
+        val_data_loader=loader,
+        network=network,
+        prepare_batch=PrepareBatch(transform),
+        decollate=False,
+        val_handlers=[*bar, collector],
+    )
+    training = network.training
+    evaluator.run()
+    network.train(training)
+    return collector.array
+
+
+class FeatureCollector:
+    """Keeps what a network puts out over a run, in the loader's order."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = []
+
+    @property
+    def array(self) -> np.ndarray:
+        """(N, D) float32."""
+        return np.concatenate(self._parts)
+
+    def attach(self, engine: Engine) -> None:
+        """Attaches to the start and to each step."""
+        engine.add_event_handler(Events.STARTED, lambda _: self._parts.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Keeps the batch just done."""
+        self._parts.append(engine.state.output["pred"].float().cpu().numpy())
+
+
+def linear_probe(train: np.ndarray, truth: np.ndarray, held_out: np.ndarray, strength: float = 100.0) -> np.ndarray:
+    """Logistic regression per finding on features standardised by the training set.
+
+    Args:
+        train: (N, D) features.
+        truth: (N, C) 1, 0 or NaN (left out).
+        held_out: (M, D) features.
+        strength: of the L2 penalty (1/C of scikit-learn).
+
+    Returns:
+        (M, C) probabilities; 0.5 where the training set holds one class only.
+    """
+    scaler = StandardScaler().fit(train)
+    train, held_out = scaler.transform(train), scaler.transform(held_out)
+    score = np.full((len(held_out), truth.shape[1]), 0.5)
+    for k, column in enumerate(truth.T):
+        known = ~np.isnan(column)
+        if len(np.unique(column[known])) == 2:
+            model = LogisticRegression(C=1 / strength, max_iter=1000)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(train[known], column[known])
+            score[:, k] = model.predict_proba(held_out)[:, 1]
+    return score
+
+
+def knn_probe(
+    train: np.ndarray, truth: np.ndarray, held_out: np.ndarray, neighbours: int = 20, temperature: float = 0.1
+) -> np.ndarray:
+    """Votes of the nearest training images by cosine, weighted by exp(cosine / temperature) (Wu et al., 2018).
+
+    Args:
+        train: (N, D) features.
+        truth: (N, C) 1, 0 or NaN (no vote).
+        held_out: (M, D) features.
+        neighbours: that vote, among those whose label is known.
+        temperature: of the weights.
+
+    Returns:
+        (M, C) shares of the vote; 0.5 where the training set holds one class only.
+    """
+    train = train / np.maximum(np.linalg.norm(train, axis=1, keepdims=True), 1e-12)
+    held_out = held_out / np.maximum(np.linalg.norm(held_out, axis=1, keepdims=True), 1e-12)
+    score = np.full((len(held_out), truth.shape[1]), 0.5)
+    for k, column in enumerate(truth.T):
+        known = np.flatnonzero(~np.isnan(column))
+        if len(np.unique(column[known])) < 2:
+            continue
+        count = min(neighbours, len(known))
+        for start in range(0, len(held_out), 1024):
+            cosine = held_out[start : start + 1024] @ train[known].T
+            nearest = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
+            weight = np.exp((np.take_along_axis(cosine, nearest, 1) - 1) / temperature)
+            score[start : start + 1024, k] = (weight * column[known][nearest]).sum(1) / weight.sum(1)
+    return score
