@@ -24,6 +24,11 @@ def prepare(
 ) -> int:
     """Packs a data set into a store. An interrupted run goes on when the same command is given again.
 
+    Options of the sources, besides the flags below. nih: --images FOLDER, --seed K. csv: --table FILE (needed),
+    --path_column NAME, --class_columns A,B, --id_column, --patient_column, --study_column, --view_column, --age_column,
+    --sex_column, --split_column, --mask_column A,B, --seed K. folder: --seed K. The exit code is 2 where the store was
+    written but some images could not be read, and 1 where nothing was written.
+
     Args:
         source: nih, csv or folder.
         root: folder of the data set.
@@ -32,12 +37,6 @@ def prepare(
         workers: processes; as many as there are cores by default.
         depth: 8 or 16 bits a pixel.
         overwrite: replace an existing store.
-        **options: of the source. nih: --images FOLDER, --seed K. csv: --table FILE, --path_column NAME,
-            --class_columns A,B, --id_column, --patient_column, --study_column, --view_column, --age_column,
-            --sex_column, --split_column, --mask_column A,B, --seed K. folder: --seed K.
-
-    Returns:
-        Exit code: 0, or 2 where the store was written but some images could not be read.
     """
     from cxrmonai.data.prepare import prepare as run
     from cxrmonai.data.sources import load_source
@@ -82,7 +81,7 @@ def phantom(
         size: edge of the images in pixels, 32 to 2048.
         seed: of the whole population.
         overwrite: replace an existing store.
-        sheet: a PNG to draw 16 of the radiographs on, findings outlined.
+        sheet: a PNG or JPEG to draw 16 of the radiographs on, findings outlined.
     """
     from cxrmonai.data.phantom_store import write_phantom, write_sheet
 
@@ -117,11 +116,15 @@ def version() -> int:
 COMMANDS = {"prepare": prepare, "info": info, "phantom": phantom, "check": check, "version": version}
 
 
+def _unless_code(result: Any) -> Any:
+    return None if isinstance(result, int) else result
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and leaves with its exit code; a fault of the input is one line on stderr and exit code 1."""
     os.environ.setdefault("PAGER", "cat")
     try:
-        code = fire.Fire(COMMANDS, command=arguments, name="cxrmonai", serialize=lambda _: None)
+        code = fire.Fire(COMMANDS, command=arguments, name="cxrmonai", serialize=_unless_code)
     except CxrError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -7,6 +7,7 @@ from cxrmonai.engines.monitoring import ProgressBar, StopOnNonFinite, TensorBoar
 from cxrmonai.engines.parallel import amp_options, data_parallel
 from cxrmonai.engines.pretraining import ProbeCurve, make_probe, summarise
 from cxrmonai.engines.probe import FeatureCollector, Probe, ProbeResult, extract_features
+from cxrmonai.engines.scheduling import StepSchedule
 from cxrmonai.engines.seeding import EpochSeed, seed_everything
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ProbeCurve",
     "ProbeResult",
     "ProgressBar",
+    "StepSchedule",
     "StopOnNonFinite",
     "TensorBoardLog",
     "amp_options",
