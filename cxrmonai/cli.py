@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 import sys
 from typing import Any
@@ -10,6 +12,8 @@ import fire
 
 from cxrmonai._version import __version__
 from cxrmonai.errors import CxrError
+
+SOME_SKIPPED = 3
 
 
 def prepare(
@@ -26,7 +30,7 @@ def prepare(
 
     Options of the sources, besides the flags below. nih: --images FOLDER, --seed K. csv: --table FILE (needed),
     --path_column NAME, --class_columns A,B, --id_column, --patient_column, --study_column, --view_column, --age_column,
-    --sex_column, --split_column, --mask_column A,B, --seed K. folder: --seed K. The exit code is 2 where the store was
+    --sex_column, --split_column, --mask_column A,B, --seed K. folder: --seed K. The exit code is 3 where the store was
     written but some images could not be read, and 1 where nothing was written.
 
     Args:
@@ -49,7 +53,7 @@ def prepare(
     print(f"{made.path}: {made.written} images written{resumed}, {len(made.skipped)} skipped")
     for image, reason in made.skipped.itertuples(index=False):
         print(f"skipped {image}: {reason}", file=sys.stderr)
-    return 2 if len(made.skipped) else 0
+    return SOME_SKIPPED if len(made.skipped) else 0
 
 
 def info(file: str) -> int:
@@ -116,6 +120,22 @@ def version() -> int:
 COMMANDS = {"prepare": prepare, "info": info, "phantom": phantom, "check": check, "version": version}
 
 
+def _refuse_unknown_flags(arguments: list[str]) -> None:
+    """Fire runs a command first and complains of a flag it does not know afterwards."""
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is None or "--" in arguments:
+        return
+    parameters = inspect.signature(command).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for argument in arguments[1:]:
+        name = argument.removeprefix("--").split("=")[0].replace("-", "_")
+        if argument.startswith("--") and name not in {*parameters, *(f"no{known}" for known in parameters), "help"}:
+            close = difflib.get_close_matches(name, parameters, 1)
+            hint = f"; did you mean --{close[0]}?" if close else f"; it has --{', --'.join(parameters)}"
+            raise CxrError(f"{arguments[0]} has no flag --{name}{hint}")
+
+
 def _unless_code(result: Any) -> Any:
     return None if isinstance(result, int) else result
 
@@ -124,11 +144,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs a command and leaves with its exit code; a fault of the input is one line on stderr and exit code 1."""
     os.environ.setdefault("PAGER", "cat")
     try:
+        _refuse_unknown_flags(sys.argv[1:] if arguments is None else arguments)
         code = fire.Fire(COMMANDS, command=arguments, name="cxrmonai", serialize=_unless_code)
     except CxrError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

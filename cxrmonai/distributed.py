@@ -34,7 +34,7 @@ def start(device: str | torch.device) -> None:
     """Joins the process group that torchrun set up: nccl for GPUs, gloo otherwise."""
     device = torch.device(device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(local_device() if device.index is None else device)
     if not is_active():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from cxrmonai.data.dataset import as_it_is
-from cxrmonai.data.reading import id_from_path, image_files
+from cxrmonai.data.reading import ids_from_paths, image_files
 from cxrmonai.errors import CxrError, user_error
 
 
@@ -37,7 +37,8 @@ def list_radiographs(path: str | os.PathLike[str]) -> list[dict[str, str]]:
         raise CxrError(
             f"{path}: no PNG, JPEG or NPY file in this folder; name the radiographs' folder with --dataset_dir"
         )
-    return [{"image": str(file), "image_id": id_from_path(file.relative_to(path).as_posix())} for file in files]
+    ids = ids_from_paths([file.relative_to(path).as_posix() for file in files])
+    return [{"image": str(file), "image_id": image_id} for file, image_id in zip(files, ids, strict=True)]
 
 
 class FileDataset(Dataset):

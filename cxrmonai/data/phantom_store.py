@@ -88,7 +88,7 @@ def write_sheet(
     """Draws 16 radiographs of a population with their findings outlined: each finding at least once, then others.
 
     Args:
-        out: a PNG file.
+        out: a PNG or JPEG file.
         patients: in the population.
         size: edge of each radiograph in pixels.
         seed: of the population.
@@ -104,7 +104,10 @@ def write_sheet(
     chosen = list(dict.fromkeys(study for study in chosen if study is not None))
     chosen += [study for study in studies if study not in chosen][: 16 - len(chosen)]
     sheet = outline_sheet(sorted(chosen[:16], key=lambda study: (study.patient, study.study)), size)
-    encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
+    suffix = Path(out).suffix.lower()
+    if suffix not in (".png", ".jpg", ".jpeg"):
+        raise CxrError(f"{out}: a sheet is a .png or .jpg file")
+    encoded = cv2.imencode(suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
     with atomic_path(out) as temporary:
         temporary.write_bytes(encoded.tobytes())
     return Path(out)

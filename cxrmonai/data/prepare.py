@@ -13,6 +13,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -115,7 +117,7 @@ def prepare(
         workers: processes; as many as there are cores by default, 0 or 1 works in this one.
         depth: 8 or 16 bits a pixel.
         overwrite: whether an existing `out` may be replaced.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar, where the output is a terminal.
 
     Returns:
         What was made. Images that could not be read are listed there and in the store; the others do not shift.
@@ -171,7 +173,9 @@ def _work_folder(task: _Task, collection: Collection) -> Iterator[int]:
             raise CxrError(f"{folder}: another prepare is at work on this store; wait for it, or end it") from error
         plan = {"format_version": FORMAT_VERSION, "fingerprint": _fingerprint(task, collection)}
         if _read_plan(folder) != plan:
-            _start_afresh(task, plan)
+            _start_afresh(task, plan, collection.masks["image_id"].nunique())
+        for half in folder.glob(".store.h5.*"):
+            half.unlink()
         status = task.arrays()["status"]
         status[status == SKIPPED] = TODO  # a file that failed may have been mended since
         yield int((status == DONE).sum())
@@ -192,11 +196,11 @@ def _read_plan(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _start_afresh(task: _Task, plan: dict[str, Any]) -> None:
+def _start_afresh(task: _Task, plan: dict[str, Any], annotated: int) -> None:
     folder = Path(task.folder)
     for name in ("plan.json", *(path.name for path in folder.glob("*.raw"))):
         (folder / name).unlink(missing_ok=True)
-    need = 2 * task.count * task.size**2 * task.depth // 8
+    need = task.size**2 * (2 * task.count * task.depth // 8 + 4 * annotated)
     free = shutil.disk_usage(folder).free
     if need > free:
         raise CxrError(
@@ -229,9 +233,10 @@ def _rows(collection: Collection, indices: Sequence[int]) -> list[_Row]:
 
 def _fill(task: _Task, rows: list[_Row], workers: int | None, progress: bool) -> pd.DataFrame:
     """Does the rows and returns those that failed, as `row` and `reason`."""
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = available_cores() if workers is None else workers
     done = task.count - len(rows)
-    bar = tqdm(total=task.count, initial=done, unit="img", desc="prepare", disable=not progress, smoothing=0.1)
+    shown = None if progress else True  # None: on a terminal only
+    bar = tqdm(total=task.count, initial=done, unit="img", desc="prepare", disable=shown, smoothing=0.1)
     step = max(1, min(64, len(rows) // (4 * max(1, workers))))
     chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
     failures: list[tuple[int, str]] = []
@@ -242,6 +247,11 @@ def _fill(task: _Task, rows: list[_Row], workers: int | None, progress: bool) ->
     return pd.DataFrame(sorted(failures), columns=["row", "reason"])
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _work(task: _Task, chunks: list[list[_Row]], workers: int) -> Iterator[tuple[int, list[tuple[int, str]]]]:
     if workers <= 1 or len(chunks) <= 1:
         _start_worker(task)
@@ -249,11 +259,10 @@ def _work(task: _Task, chunks: list[list[_Row]], workers: int) -> Iterator[tuple
             yield _do_chunk(chunk)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=_start_worker, initargs=(task,))
+    pool = ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=_start_process, initargs=(task,))
     try:
-        with pool:
-            for future in as_completed([pool.submit(_do_chunk, chunk) for chunk in chunks]):
-                yield future.result()
+        for future in as_completed([pool.submit(_do_chunk, chunk) for chunk in chunks]):
+            yield future.result()
     except BrokenProcessPool as error:
         raise CxrError(
             "a worker process died (out of memory?); run the same command again to go on from here"
@@ -263,6 +272,15 @@ def _work(task: _Task, chunks: list[list[_Row]], workers: int) -> Iterator[tuple
 
 
 _worker: tuple[_Task, dict[str, np.memmap]] | None = None
+
+
+def _start_process(task: _Task) -> None:
+    """Starts a worker that leaves interrupts to its parent and ends with it, even where that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    _start_worker(task)
 
 
 def _start_worker(task: _Task) -> None:
@@ -275,17 +293,20 @@ def _do_chunk(rows: list[_Row]) -> tuple[int, list[tuple[int, str]]]:
     assert _worker is not None
     task, arrays = _worker
     failed = []
+    # The pixels live until the next are decoded: freed at once, their memory would go back to the system each time.
+    held = None
     for row in rows:
         try:
-            _do_row(task, arrays, row)
+            held = _do_row(task, arrays, row)  # noqa: F841
             arrays["status"][row.index] = DONE
         except CxrError as error:
-            failed.append((row.index, str(error).replace(os.path.abspath(task.root) + os.sep, "")))
+            reason = str(error).replace(os.path.abspath(task.root) + os.sep, "")
+            failed.append((row.index, reason.removeprefix(f"{row.image}: ")))
             arrays["status"][row.index] = SKIPPED
     return len(rows), failed
 
 
-def _do_row(task: _Task, arrays: dict[str, np.memmap], row: _Row) -> None:
+def _do_row(task: _Task, arrays: dict[str, np.memmap], row: _Row) -> np.ndarray:
     raw = read_image(_inside(task.root, row.image))
     geometry = letterbox_geometry(*raw.pixels.shape, task.size, row.original, row.spacing or raw.spacing)
     if row.masks:
@@ -294,6 +315,7 @@ def _do_row(task: _Task, arrays: dict[str, np.memmap], row: _Row) -> None:
         arrays["annotated"][row.index] = sum(1 << task.mask_names.index(name) for name in masks)
     arrays["geometry"][row.index] = geometry
     arrays["images"][row.index] = to_store_pixels(raw.pixels, task.size, task.depth)
+    return raw.pixels
 
 
 def _inside(root: str, path: str) -> str:
@@ -304,7 +326,9 @@ def _inside(root: str, path: str) -> str:
 
 
 def _read_mask(path: str, shape: tuple[int, int], size: int) -> np.ndarray:
-    mask = (read_image(path).pixels > 0).astype(np.uint8) * 255
+    pixels = read_image(path).pixels
+    # A lossy file blurs the edge between 0 and 255 and speckles the background.
+    mask = (pixels > (127 if path.lower().endswith((".jpg", ".jpeg")) else 0)).astype(np.uint8) * 255
     if not np.isclose(mask.shape[0] / mask.shape[1], shape[0] / shape[1], rtol=2 / min(shape), atol=0):
         raise CxrError(
             f"{path}: the mask is {mask.shape[1]}×{mask.shape[0]} and its image {shape[1]}×{shape[0]}, another aspect"
@@ -319,13 +343,15 @@ def _assemble(task: _Task, collection: Collection, out: Path, failures: pd.DataF
         {"image": collection.table["image"].to_numpy()[failures["row"].astype(int)], "reason": failures["reason"]}
     )
     if not keep.any():
-        raise CxrError(f"none of the {task.count} images could be read; the first: {skipped['reason'].iloc[0]}")
+        image, reason = skipped.iloc[0]
+        raise CxrError(f"none of the {task.count} images could be read; the first, {image}: {reason}")
     masks = None
     if task.mask_names:
         rows = np.flatnonzero(arrays["annotated"])
         masks = (rows, arrays["annotated"][rows], _Rows(arrays["bits"], rows))
+    whole = Path(task.folder) / "store.h5"  # in the work folder, where a killed run's half is cleared away
     write_store(
-        out,
+        whole,
         images=arrays["images"],
         geometry=arrays["geometry"],
         table=collection.table,
@@ -338,6 +364,7 @@ def _assemble(task: _Task, collection: Collection, out: Path, failures: pd.DataF
         keep=keep,
         options={"size": task.size, "depth": task.depth, "notes": collection.notes},
     )
+    whole.replace(out)
     return Prepared(out, int(keep.sum()), skipped, 0)
 
 

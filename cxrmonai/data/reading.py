@@ -7,9 +7,11 @@ One reader per file type stands in `READERS`, keyed by suffix; a new type is a f
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -18,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from cxrmonai.data.geometry import letterbox
 from cxrmonai.errors import CxrError
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 175_000_000  # below what Pillow refuses to open
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,19 @@ def _read_encoded(path: Path) -> RawImage:
     if not data:
         raise CxrError(f"{path}: the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as header:
-            kind, (width, height) = header.format, header.size
-    except (UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as header:
+                kind, (width, height) = header.format, header.size
+    except Image.DecompressionBombError:
+        raise CxrError(_too_large(path)) from None
+    except (UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise CxrError(f"{path}: not a PNG or JPEG image, whatever its name says") from error
     if width * height > MAX_PIXELS:
-        raise CxrError(f"{path}: {width}×{height} is over the limit of {MAX_PIXELS // 10**6} million pixels")
+        raise CxrError(_too_large(path))
     if kind == "PNG":
         complete, flag = data.rfind(b"IEND") >= 0, cv2.IMREAD_UNCHANGED
+        data = _without_profile(data)
     else:
         complete, flag = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda"), cv2.IMREAD_GRAYSCALE
     if not complete:
@@ -123,6 +130,21 @@ def _read_encoded(path: Path) -> RawImage:
     if pixels is None:
         raise CxrError(f"{path}: the {kind} file is damaged")
     return RawImage(_grey(pixels))
+
+
+def _without_profile(data: bytes) -> bytes:
+    """Cuts a colour profile out of a PNG: it means nothing for grey, and libpng complains of many on stderr."""
+    place = 8
+    while data[place + 4 : place + 8] not in (b"IDAT", b""):
+        following = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if data[place + 4 : place + 8] == b"iCCP":
+            return data[:place] + data[following:]
+        place = following
+    return data
+
+
+def _too_large(path: Path) -> str:
+    return f"{path}: the image is over the limit of {MAX_PIXELS // 10**6} million pixels"
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
@@ -144,22 +166,28 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
 def _read_npy(path: Path) -> RawImage:
     try:
         pixels = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise CxrError(f"{path}: not a plain NumPy array file ({error})") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CxrError(f"{path}: not a plain NumPy array file, or a damaged one; save it with numpy.save") from error
+    if not isinstance(pixels, np.ndarray):
+        pixels.close()
+        raise CxrError(f"{path}: an archive of arrays (npz); save the one array with numpy.save")
     if pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4):
         order = [2, 1, 0, 3][: pixels.shape[2]] if pixels.shape[2] > 1 else [0]
         pixels = pixels[:, :, order]
     elif pixels.ndim != 2:
         raise CxrError(f"{path}: an array of shape {pixels.shape} is no radiograph; it must be (H, W) or (H, W, 1|3|4)")
-    if pixels.size == 0 or pixels.size > MAX_PIXELS or pixels.dtype.kind not in "uifb":
+    if pixels.size > MAX_PIXELS:
+        raise CxrError(_too_large(path))
+    if pixels.size == 0 or pixels.dtype.kind not in "uifb":
         raise CxrError(
             f"{path}: an array of shape {pixels.shape} and type {pixels.dtype} cannot be read as a radiograph"
         )
     pixels = np.array(pixels)
     if pixels.dtype not in (np.uint8, np.uint16):
-        pixels = pixels.astype(np.float32)
+        with np.errstate(over="ignore"):
+            pixels = pixels.astype(np.float32)
         if not np.isfinite(pixels).all():
-            raise CxrError(f"{path}: the array holds NaN or infinite values")
+            raise CxrError(f"{path}: the array holds NaN, infinite values or such as float32 cannot hold")
     if pixels.ndim == 3 and pixels.dtype == np.float32 and pixels.shape[2] == 4:
         raise CxrError(f"{path}: a float array with an alpha channel is ambiguous; save it as (H, W)")
     return RawImage(_grey(pixels))
@@ -183,4 +211,15 @@ def image_files(folder: Path) -> Iterator[Path]:
 
 def id_from_path(path: str) -> str:
     """The image id of a path below the root: without suffix, folders joined by `_`."""
-    return Path(path).with_suffix("").as_posix().replace("/", "_")
+    name = PurePosixPath(path)
+    return str(name.with_suffix("") if name.name else name).replace("/", "_")
+
+
+def ids_from_paths(paths: Sequence[str]) -> list[str]:
+    """The image ids of different paths: `id_from_path`, or more of the path where that names two alike."""
+    ids = [id_from_path(path) for path in paths]
+    if len(set(ids)) < len(ids):
+        ids = [path.replace("/", "_") for path in paths]
+    if len(set(ids)) < len(ids):
+        ids = [path.replace("/", "%2F") for path in paths]
+    return ids

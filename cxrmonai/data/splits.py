@@ -41,7 +41,7 @@ def split_by_patient(
     cuts = np.rint(np.cumsum([fractions[name] for name in names]) * count).astype(int)
     if count >= len(names):
         for k in range(len(names)):
-            cuts[k] = max(cuts[k], k + 1)
+            cuts[k] = max(cuts[k], cuts[k - 1] + 1 if k else 1)
             cuts[k] = min(cuts[k], count - (len(names) - 1 - k))
     place = np.empty(count, dtype=int)
     place[np.random.default_rng(seed).permutation(count)] = np.arange(count)

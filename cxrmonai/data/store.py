@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ class Store(AbstractContextManager):
             self._shape = tuple(images.shape)
             self._dtype = images.dtype
             self._offset = images.id.get_offset()
+            if self._offset is None:
+                raise CxrError(f"{self.path}: the images are not contiguous (repacked?); prepare the store anew")
             self._has_masks = "masks" in file
             self.columns: list[str] = json.loads(file["table"].attrs["columns"])
         self.size = int(attributes["size"])
@@ -184,11 +186,9 @@ class Store(AbstractContextManager):
         if self._has_masks:
             with self._open() as file:
                 group = file["masks"]
-                place = {int(row): k for k, row in enumerate(group["rows"][:])}
                 flags = group["annotated"][:]
-                for out, row in enumerate(rows):
-                    k = place.get(int(row))
-                    if k is not None:
+                for out, k in enumerate(pd.Index(group["rows"][:]).get_indexer(np.asarray(rows, np.int64))):
+                    if k >= 0:
                         bits[out] = group["bits"][k]
                         annotated[out] = flags[k]
         powers = (1 << np.arange(shape[1], dtype=np.uint32))[None, :]
@@ -263,16 +263,16 @@ def write_store(
         CxrError: the parts do not fit together, or the file cannot be written.
     """
     keep = np.ones(len(images), bool) if keep is None else np.asarray(keep, bool)
-    table = table.loc[keep].reset_index(drop=True)
-    if not len(images) == len(geometry) == len(keep):
-        raise CxrError(f"{len(images)} images, {len(geometry)} geometries and {len(keep)} rows do not fit together")
+    if not len(images) == len(geometry) == len(table) == len(keep):
+        raise CxrError(f"{len(images)} images, {len(geometry)} geometries and {len(table)} rows do not fit together")
+    table = table[keep].reset_index(drop=True)
     validate_table(table, class_names)
     if len(mask_names) > 32:
         raise CxrError(f"{len(mask_names)} mask names; a store holds 32 at most")
     boxes = pd.DataFrame(columns=list(BOX_COLUMNS)) if boxes is None else boxes
-    boxes = boxes[boxes["image_id"].isin(table["image_id"])]
+    boxes = boxes[boxes["image_id"].isin(table["image_id"])].astype(dict.fromkeys("xywh", float))
     skipped = pd.DataFrame(columns=["image", "reason"]) if skipped is None else skipped
-    with atomic_path(path) as temporary, _create(temporary) as file:
+    with atomic_path(path) as temporary, _create(temporary, path) as file:
         _write_images(file, images, keep)
         file.create_dataset("geometry", data=np.asarray(geometry, np.float64)[keep])
         file["geometry"].attrs["columns"] = json.dumps(GEOMETRY_COLUMNS)
@@ -299,8 +299,17 @@ def write_store(
         )
 
 
-def _create(path: Path) -> h5py.File:
-    return h5py.File(path, "w", locking=False, alignment_threshold=PAGE, alignment_interval=PAGE, track_order=True)
+@contextmanager
+def _create(temporary: Path, path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    aligned = {"alignment_threshold": PAGE, "alignment_interval": PAGE}
+    try:
+        with h5py.File(temporary, "w", locking=False, track_order=True, **aligned) as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        # Where writing failed, closing fails as well, with a RuntimeError.
+        if not any(isinstance(each, OSError) for each in (error, error.__context__)):
+            raise
+        raise CxrError(f"{path}: could not be written to its end; is the disk full?") from error
 
 
 def blocks(count: int, bytes_each: int) -> Iterator[slice]:

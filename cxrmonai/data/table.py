@@ -48,6 +48,9 @@ def make_table(
     class_names: list[str] = []
     if labels is not None:
         class_names = [str(name) for name in labels.columns]
+        taken = [name for name in class_names if name in table]
+        if taken:
+            raise CxrError(f"a finding cannot be called '{taken[0]}', a column of the table already; rename it")
         table = pd.concat([table, labels.astype("float32").reset_index(drop=True)], axis=1)
     validate_table(table, class_names)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 from cxrmonai import distributed
 from cxrmonai.errors import CxrError
 from cxrmonai.files import atomic_path
+from cxrmonai.networks.checkpoints import load_all
 
 CHECKPOINT, BEST, FINAL = "checkpoint.pt", "model.pt", "model_final.pt"
 
@@ -81,11 +83,11 @@ class CheckpointHandler:
         content = read_checkpoint(path)
         state = content.pop("state")
         self._check(engine, state, path)
-        self._bare_network().load_state_dict(content.pop("network"))
+        load_all(self._bare_network(), content.pop("network"), path)
         for name, item in self._everything(engine).items():
             if name not in content:
                 raise CxrError(f"{path}: holds no state of {name}; it belongs to another config")
-            item.load_state_dict(content[name])
+            _restore(item, content[name])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * engine.state.epoch_length
         self.best, self.best_epoch = state["best"], state["best_epoch"]
@@ -125,7 +127,8 @@ class CheckpointHandler:
             self.best_epoch = engine.state.epoch
             return True
         value = distributed.broadcast_number(float(value))
-        better = self.best is None or (value < self.best if self.mode == "min" else value > self.best)
+        better = self.best is None or math.isnan(self.best)
+        better = better or (value < self.best if self.mode == "min" else value > self.best)
         if better:
             self.best, self.best_epoch = value, engine.state.epoch
         return better
@@ -146,6 +149,14 @@ class CheckpointHandler:
 
     def _bare_network(self) -> nn.Module:
         return getattr(self.network, "module", self.network)
+
+
+def _restore(item: Any, state: Mapping[str, Any]) -> None:
+    """Loads a state; a schedule's length stays as this run has it, so that a run can be made longer."""
+    length = getattr(item, "t_total", None)
+    item.load_state_dict(state)
+    if length is not None:
+        item.t_total = length
 
 
 def save(content: Mapping[str, Any], path: Path) -> None:

@@ -11,13 +11,13 @@ def data_parallel(network: nn.Module, device: str | torch.device) -> nn.Module:
 
     Args:
         network: on `device`.
-        device: of this rank.
+        device: of this rank, after `distributed.start`.
     """
     device = torch.device(device)
     if device.type != "cuda":
         return nn.parallel.DistributedDataParallel(network)
     network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    return nn.parallel.DistributedDataParallel(network, device_ids=[device.index])
+    return nn.parallel.DistributedDataParallel(network, device_ids=[torch.cuda.current_device()])
 
 
 def amp_options() -> dict[str, torch.dtype]:

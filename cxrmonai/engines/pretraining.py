@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
@@ -56,7 +57,8 @@ def make_probe(data_file: str, split: str, **options: object) -> Probe | None:
         **options: of `Probe`.
     """
     store = open_store(data_file)
-    if not store.class_names or not (store.column("split") == split).any():
+    held_out = ("val", "test") if split == "all" else (split,)
+    if not store.class_names or not np.isin(store.column("split"), held_out).any():
         return None
     return Probe(data_file, split=split, **options)
 
@@ -82,7 +84,7 @@ def summarise(
         log_dir: of TensorBoard.
         data_file: the store it ran on.
         probe: from `make_probe` on patients that neither training nor validation saw.
-        untrained: network with an `encoder` as it was before training.
+        untrained: the encoder as it was before training.
         config: the bundle's evaluate.json, for the hint.
     """
     if distributed.rank() != 0:
@@ -95,13 +97,13 @@ def summarise(
         device = torch.device(probe.device)
         results = {
             "pretrained": probe(load_encoder(path).to(device), progress=True),
-            "untrained": probe(untrained.encoder.to(device), progress=True),
+            "untrained": probe(untrained.to(device), progress=True),
         }
         lines += _probe_lines(probe, results)
     lines += [
         f"Watch the run:      tensorboard --logdir {short(log_dir)}",
         f"Evaluate in full:   python -m monai.bundle run --config_file {short(config)}"
-        + (f" --data_file {data_file}" if probe is not None else " --data_file LABELLED.h5"),
+        + f" --ckpt_path {short(path)} --data_file {data_file if probe is not None else 'LABELLED.h5'}",
         "Use your own data:  python -m cxrmonai prepare --help",
     ]
     print("\n".join(lines), file=sys.stdout, flush=True)

@@ -167,9 +167,7 @@ def extract_features(
         decollate=False,
         val_handlers=[*bar, collector],
     )
-    training = network.training
     evaluator.run()
-    network.train(training)
     return collector.array
 
 
@@ -246,6 +244,6 @@ def knn_probe(
         for start in range(0, len(held_out), 1024):
             cosine = held_out[start : start + 1024] @ train[known].T
             nearest = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
-            weight = np.exp((np.take_along_axis(cosine, nearest, 1) - 1) / temperature)
+            weight = np.exp((np.take_along_axis(cosine, nearest, 1).astype(np.float64) - 1) / temperature)
             score[start : start + 1024, k] = (weight * column[known][nearest]).sum(1) / weight.sum(1)
     return score

@@ -27,16 +27,19 @@ class DescribedNetwork(nn.Module):
 
     Args:
         encoder: made by `networks.encoders.encoder`.
+        image_size: edge in pixels of the images it is trained on; 0 where that is not known.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, image_size: int = 0) -> None:
         super().__init__()
         self.encoder = encoder
+        self.image_size = image_size
 
     @torch.jit.unused
     def get_extra_state(self) -> torch.Tensor:
         """The description as (K,) uint8."""
-        text = json.dumps({"encoder": self.encoder.description.as_dict()}, sort_keys=True)
+        content = {"encoder": self.encoder.description.as_dict(), "image_size": self.image_size}
+        text = json.dumps(content, sort_keys=True)
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
     @torch.jit.unused
@@ -52,8 +55,17 @@ class DescribedNetwork(nn.Module):
 
 
 def read_description(state: torch.Tensor) -> EncoderDescription:
-    """The encoder's description from a network's extra state."""
-    return EncoderDescription(**json.loads(bytes(state.to(torch.uint8).tolist()).decode())["encoder"])
+    """The encoder's description from a network's extra state.
+
+    Raises:
+        CxrError: it is not one that this version writes.
+    """
+    try:
+        return EncoderDescription(**json.loads(bytes(state.tolist()))["encoder"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CxrError(
+            "the description of the encoder is not readable; upgrade cxrmonai, or use other weights"
+        ) from error
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
@@ -75,8 +87,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CxrError(f"{path}: not plain weights (a pickle that could run code, or no checkpoint)") from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise CxrError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # damaged files raise almost anything
+        raise CxrError(f"{path}: not a readable checkpoint; is the file whole?") from error
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise CxrError(f"{path}: not a flat dictionary of tensors, as models/model.pt of our bundles is")
     return dict(content)
@@ -95,9 +107,9 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
         CxrError: see `read_weights`; or the file has no description; or keys are missing, left over or misshapen.
     """
     weights = read_weights(path)
-    if DESCRIPTION_KEY not in weights:
+    description = _description(weights, path)
+    if description is None:
         raise CxrError(f"{path}: no description of an encoder in it; it was not written by a cxrmonai bundle")
-    description = read_description(weights[DESCRIPTION_KEY])
     network = encoder(**description.as_dict())
     found = {key[len(ENCODER_PREFIX) :]: value for key, value in weights.items() if key.startswith(ENCODER_PREFIX)}
     load_all(network, found, path)
@@ -144,17 +156,65 @@ def start_from(network: DescribedNetwork, path: str | os.PathLike[str] | None) -
     """
     if path is not None:
         theirs = load_encoder(path)
-        if theirs.description != network.encoder.description:
-            ours = _named(network.encoder.description)
-            raise CxrError(f"{path}: holds {_named(theirs.description)}, the config asks for {ours}")
+        _check_build(theirs.description, network, path)
         load_all(network.encoder, theirs.state_dict(), path)
     return network
 
 
 def load_network(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    """Loads a whole network's checkpoint, every key, and returns the network."""
-    load_all(network, read_weights(path), path)
+    """Loads a whole network's checkpoint, every key, and returns the network.
+
+    Raises:
+        CxrError: see `read_weights`; or its encoder is of another build; or a key does not fit.
+    """
+    weights = read_weights(path)
+    description = _description(weights, path)
+    if description is not None and isinstance(network, DescribedNetwork):
+        _check_build(description, network, path)
+        size = trained_size(path)
+        if size != network.image_size:
+            raise CxrError(f"{path}: was trained on images of {size} px; give --image_size {size}")
+    load_all(network, weights, path)
     return network
+
+
+def trained_size(path: str | os.PathLike[str]) -> int:
+    """Edge in pixels of the images that a checkpoint of ours was trained on.
+
+    Raises:
+        CxrError: see `read_weights`; or the file does not tell.
+    """
+    weights = read_weights(path)
+    if _description(weights, path) is None:
+        raise CxrError(f"{path}: does not tell the size of its images; give --image_size")
+    return int(json.loads(bytes(weights[DESCRIPTION_KEY].tolist())).get("image_size", 0))
+
+
+def untrained_twin(network: nn.Module, seed: int) -> nn.Module:
+    """An encoder of the same build with the weights that a run with this seed starts from, on the CPU.
+
+    Args:
+        network: made by `networks.encoders.encoder`.
+        seed: of the run.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return encoder(**network.description.as_dict())
+
+
+def _description(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> EncoderDescription | None:
+    if DESCRIPTION_KEY not in weights:
+        return None
+    try:
+        return read_description(weights[DESCRIPTION_KEY])
+    except CxrError as error:
+        raise CxrError(f"{path}: {error}") from error
+
+
+def _check_build(theirs: EncoderDescription, network: DescribedNetwork, path: str | os.PathLike[str]) -> None:
+    ours = network.encoder.description
+    if theirs != ours:
+        raise CxrError(f"{path}: holds {_named(theirs)}, the config asks for {_named(ours)}")
 
 
 def _named(description: EncoderDescription) -> str:

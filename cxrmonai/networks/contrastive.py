@@ -19,7 +19,7 @@ class ContrastiveNetwork(DescribedNetwork):
         encoder: a timm model name.
         in_channels: channels of the input.
         stem: see `networks.encoders.encoder`.
-        image_size: edge of the input in pixels, for backbones that need to know.
+        image_size: edge of the input in pixels.
         feature_size: length of the projection.
         head: `mlp` (linear, batch norm, ReLU, linear) or `linear`.
         output: what `forward` returns: the `projection` (B, feature_size), or the encoder's `features` (B, C).
@@ -38,7 +38,7 @@ class ContrastiveNetwork(DescribedNetwork):
         head: str = "mlp",
         output: str = "projection",
     ) -> None:
-        super().__init__(make_encoder(encoder, in_channels, stem, image_size))
+        super().__init__(make_encoder(encoder, in_channels, stem, image_size), image_size)
         if output not in OUTPUTS:
             raise CxrError(f"output '{output}': known are {', '.join(OUTPUTS)}")
         self.head = projection_head(self.encoder.num_features, feature_size, head)

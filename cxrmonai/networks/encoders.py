@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 
 import timm
 from torch import nn
@@ -37,8 +38,9 @@ def encoder(name: str, in_channels: int = 1, stem: str = "default", image_size: 
     """Builds a backbone without its classifier.
 
     The result is the timm module itself, so that state dicts carry timm's (and, for ResNets and DenseNets,
-    torchvision's) names. `encoder.forward_features(x)` gives (B, C, h, w) maps or tokens, `encoder(x)` gives (B, C)
-    features, `encoder.num_features` is C and `encoder.description` tells how to build it again.
+    torchvision's) names. `encoder(x)` gives (B, C) features, `encoder.num_features` is C, `encoder.forward_features(x)`
+    gives (B, C', h, w) maps or tokens, where C' differs from C in a few backbones (MobileNetV3, VGG), and
+    `encoder.description` tells how to build it again.
 
     Args:
         name: a timm model name.
@@ -56,21 +58,29 @@ def encoder(name: str, in_channels: int = 1, stem: str = "default", image_size: 
     if stem not in STEMS:
         raise CxrError(f"stem '{stem}': known are {', '.join(STEMS)}")
     if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name}*")[:4])
+        close = ", ".join(get_close_matches(name, timm.list_models(), 4) or timm.list_models(f"*{name}*")[:4])
         raise CxrError(f"encoder '{name}' is no timm model{f'; there are {close}' if close else ''}")
-    sized = {"img_size": image_size} if image_size and _takes_size(name) else {}
     try:
-        network = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels, **sized)
+        network, built_for = _build(name, in_channels, image_size)
     except (AssertionError, ValueError) as error:
         raise CxrError(f"encoder '{name}' cannot be built for {image_size} pixels: {error}") from error
     if stem == "cifar":
         _use_cifar_stem(network, name)
-    network.description = EncoderDescription(name, in_channels, stem, sized.get("img_size", 0))
+    network.num_features = network.head_hidden_size
+    network.description = EncoderDescription(name, in_channels, stem, built_for)
     return network
 
 
-def _takes_size(name: str) -> bool:
-    return any(part in name for part in ("vit_", "deit", "swin", "beit", "eva", "cait", "xcit"))
+def _build(name: str, in_channels: int, image_size: int) -> tuple[nn.Module, int]:
+    """The backbone, and the edge that it was built for: 0 where it takes images of any size."""
+    options = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
+    if image_size:
+        try:
+            return timm.create_model(name, img_size=image_size, **options), image_size
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+    return timm.create_model(name, **options), 0
 
 
 def _use_cifar_stem(network: nn.Module, name: str) -> None:

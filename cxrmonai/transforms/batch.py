@@ -77,7 +77,7 @@ class BatchNormalized(MapTransform):
         """(B, 1, H, W) float → float."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out[key] = (out[key] - self.mean) * (1 / self.std)
+            out[key] = (out[key] - self.mean).mul_(1 / self.std)
         return out
 
 
@@ -115,8 +115,9 @@ class BatchRandGeometryd(RandomizableTransform, MapTransform):
     """Random resized crop, rotation, shift and flip in one bilinear resampling, drawn per sample.
 
     The crop follows SimCLR (Chen et al., 2020) and Inception: an area drawn from `scale`, an aspect drawn from
-    `ratio`, a place drawn inside the image. Where a crop holds more pixels than the output, it is sampled from a
-    pyramid of area averages, so that nothing aliases. Outside the image is 0.
+    `ratio` (moved towards a square where so large a crop would not fit), a place drawn inside the image. Where a crop
+    holds more pixels than the output, it is sampled from a pyramid of area averages, so that nothing aliases. Outside
+    the image is 0.
 
     Args:
         keys: of the batch; all are moved alike.
@@ -149,9 +150,9 @@ class BatchRandGeometryd(RandomizableTransform, MapTransform):
     def randomize(self, count: int) -> None:
         """Draws `theta` (count, 2, 3): output → input in units where the image spans −1 to 1."""
         area = self.R.uniform(*self.scale, size=count)
-        aspect = np.exp(self.R.uniform(*np.log(self.ratio), size=count))
-        width = np.minimum(np.sqrt(area * aspect), max(1.0, self.scale[1] ** 0.5))
-        height = np.minimum(np.sqrt(area / aspect), max(1.0, self.scale[1] ** 0.5))
+        fit = max(1.0, self.scale[1]) / area
+        aspect = np.clip(np.exp(self.R.uniform(*np.log(self.ratio), size=count)), 1 / fit, fit)
+        width, height = np.sqrt(area * aspect), np.sqrt(area / aspect)
         x = self.R.uniform(-1, 1, size=count) * np.abs(1 - width)
         y = self.R.uniform(-1, 1, size=count) * np.abs(1 - height)
         if self.shift:
@@ -187,19 +188,45 @@ def sample(images: torch.Tensor, theta: np.ndarray, size: int) -> torch.Tensor:
     deepest = max(0, int(np.log2(max(1, min(images.shape[-2:]) // 8))))
     level = np.clip(np.floor(np.log2(np.maximum(shrink, 1e-6)) + 0.5), 0, deepest).astype(int)
     result = images.new_empty((len(images), images.shape[1], size, size))
-    matrices = torch.from_numpy(theta).to(images.device)
     for depth in np.unique(level):
         members = np.flatnonzero(level == depth)
-        everyone = len(members) == len(images)
-        index = None if everyone else torch.from_numpy(members).to(images.device)
-        part, matrix = (images, matrices) if index is None else (images[index], matrices[index])
+        index = None if len(members) == len(images) else torch.from_numpy(members).to(images.device)
+        part = images if index is None else images[index]
+        edge = 2 ** int(depth)
         if depth:
-            part = F.avg_pool2d(part, 2 ** int(depth))
-        grid = F.affine_grid(matrix.to(part.dtype), [len(part), 1, size, size], align_corners=False)
-        warped = F.grid_sample(part, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+            part = F.avg_pool2d(part, edge, ceil_mode=True)
+        # the last squares of the pyramid may reach over the image's end, which then lies at less than 1
+        end = np.divide(images.shape[:1:-1], part.shape[:1:-1])[:, None] / edge
+        matrix = theta[members] * end
+        matrix[:, :, 2:] += end - 1
+        matrix = torch.from_numpy(matrix).to(part.device, part.dtype)
+        warped = warp(part, matrix, size)
         if index is None:
             return warped
         result[index] = warped
+    return result
+
+
+def warp(images: torch.Tensor, matrices: torch.Tensor, size: int) -> torch.Tensor:
+    """Resamples each image by its own affine map, as `F.affine_grid` and `F.grid_sample` do, in half their time.
+
+    Args:
+        images: (B, C, H, W) float.
+        matrices: (B, 2, 3) output → input, in units where the image spans −1 to 1.
+        size: edge of the output in pixels.
+
+    Returns:
+        (B, C, size, size).
+    """
+    places = (2 * torch.arange(size, dtype=matrices.dtype, device=matrices.device) + 1) / size - 1
+    columns = (matrices[:, :, 0, None] * places)[:, :, None, :]
+    rows = (matrices[:, :, 1, None] * places + matrices[:, :, 2:])[:, :, :, None]
+    result = images.new_empty((len(images), images.shape[1], size, size))
+    few = 16 if images.device.type == "cpu" else len(images)  # so few grids stay in a CPU's cache
+    for start in range(0, len(images), few):
+        some = slice(start, start + few)
+        grid = (columns[some] + rows[some]).permute(0, 2, 3, 1)
+        result[some] = F.grid_sample(images[some], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return result
 
 

@@ -67,6 +67,9 @@ def load_source(name: str, root: str | Path, **options: Any) -> Collection:
     for option, parameter in entry.options.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
             raise CxrError(f"source '{name}' needs --{option}; its options are {_listed(entry)}")
+    seed = options.get("seed", 0)
+    if not isinstance(seed, int) or seed < 0:
+        raise CxrError(f"--seed {seed}: must be a whole number, 0 or more")
     root = Path(root)
     if not root.is_dir():
         raise CxrError(f"{root}: no such folder; --root is the folder of the data set")

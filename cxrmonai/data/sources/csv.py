@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrmonai.data.reading import id_from_path
+from cxrmonai.data.reading import ids_from_paths
 from cxrmonai.data.sources.base import Collection
 from cxrmonai.data.sources.tables import column_list, read_csv, require_columns, with_splits
 from cxrmonai.data.table import MASK_COLUMNS, make_table, parse_age, parse_labels, parse_sex, parse_split
+from cxrmonai.errors import CxrError
 
 
 def load(
@@ -51,7 +52,7 @@ def load(
     Raises:
         CxrError: the table or a column is missing, or a cell holds what its column cannot.
     """
-    file = Path(table) if Path(table).is_file() else root / table
+    file = Path(str(table)) if Path(str(table)).is_file() else root / str(table)
     rows = read_csv(file)
     named = {
         "image": path_column,
@@ -67,7 +68,11 @@ def load(
     classes, masks = column_list(class_columns), column_list(mask_column)
     require_columns(rows, [*used.values(), *classes, *masks], file)
     columns = {name: rows[column].str.strip() for name, column in used.items()}
-    columns.setdefault("image_id", _ids(columns["image"]))
+    blank = columns["image"] == ""
+    if blank.any():
+        raise CxrError(f"{file}: column '{path_column}' is blank in {int(blank.sum())} row(s); leave these rows out")
+    if "image_id" not in columns:
+        columns["image_id"] = pd.Series(ids_from_paths(columns["image"].tolist()))
     for name, parse in (("age", parse_age), ("sex", parse_sex)):
         if name in columns:
             columns[name] = pd.Series(parse(columns[name]))
@@ -79,11 +84,6 @@ def load(
         contents["split"] = split
     contents = with_splits(contents, seed, split is not None, notes)
     return Collection("csv", root, contents, classes, masks=_masks(rows, contents["image_id"], masks), notes=notes)
-
-
-def _ids(paths: pd.Series) -> pd.Series:
-    ids = paths.map(id_from_path)
-    return ids if ids.is_unique else paths.str.replace("/", "_")
 
 
 def _masks(rows: pd.DataFrame, image_ids: pd.Series, columns: list[str]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cxrmonai.data.reading import id_from_path, image_files
+from cxrmonai.data.reading import ids_from_paths, image_files
 from cxrmonai.data.sources.base import Collection
 from cxrmonai.data.sources.tables import with_splits
 from cxrmonai.data.table import make_table
@@ -27,9 +27,6 @@ def load(root: Path, seed: int = 0) -> Collection:
     paths = [path.relative_to(root).as_posix() for path in image_files(root)]
     if not paths:
         raise CxrError(f"{root}: no image below this folder")
-    ids = [id_from_path(path) for path in paths]
-    if len(set(ids)) < len(ids):
-        ids = [path.replace("/", "_") for path in paths]
     notes: list[str] = []
-    table = with_splits(make_table({"image": paths, "image_id": ids}), seed, False, notes)
+    table = with_splits(make_table({"image": paths, "image_id": ids_from_paths(paths)}), seed, False, notes)
     return Collection("folder", root, table, [], notes=notes)

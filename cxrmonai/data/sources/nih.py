@@ -20,6 +20,7 @@ FINDINGS = (
 ORIGINAL_SIZE = 1024
 WHERE = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
 _SPELLING = {"Infiltrate": "Infiltration"}
+_BOX = ("Bbox [x", "y", "w", "h]")
 
 
 def load(root: Path, images: str | None = None, seed: int = 0) -> Collection:
@@ -67,16 +68,19 @@ def _entries(root: Path) -> tuple[pd.DataFrame, Path]:
 
 def _files(root: Path, images: str | None) -> dict[str, str]:
     """File name → path below the root."""
-    folders = [root / images] if images else [root / "images"]
+    folders = [root / str(images or "images")]
     if not images and not folders[0].is_dir():
         folders = sorted(root.glob("images_*/images"))
     if not folders or not folders[0].is_dir():
-        raise CxrError(f"{root / (images or 'images')}: no such folder; name the images' folder with --images")
+        raise CxrError(f"{root / str(images or 'images')}: no such folder; name the images' folder with --images")
     return {path.name: path.relative_to(root).as_posix() for folder in folders for path in image_files(folder)}
 
 
 def _table(entries: pd.DataFrame, files: dict[str, str]) -> pd.DataFrame:
-    found = entries["Finding Labels"].str.split("|")
+    found = entries["Finding Labels"].str.strip().str.split("|")
+    strange = {name for names in found for name in names} - {*FINDINGS, "No Finding"}
+    if strange:
+        raise CxrError(f"Finding Labels holds '{min(strange)}'; known are No Finding, {', '.join(FINDINGS)}")
     labels = pd.DataFrame({name: found.map(lambda names, name=name: float(name in names)) for name in FINDINGS})
     stem = entries["Image Index"].map(lambda name: Path(name).stem)
     columns = {
@@ -100,15 +104,15 @@ def _table(entries: pd.DataFrame, files: dict[str, str]) -> pd.DataFrame:
 
 
 def _official_split(root: Path, names: pd.Series) -> tuple[np.ndarray, bool]:
-    split = np.full(len(names), "", dtype=object)
-    published = False
-    for file, value in (("train_val_list.txt", "train_val"), ("test_list.txt", "test")):
-        path = root / file
-        if path.is_file():
-            listed = set(path.read_text(encoding="utf-8").split())
-            split[names.isin(listed).to_numpy()] = value
-            published = True
-    return split, published
+    lists = {"train_val": root / "train_val_list.txt", "test": root / "test_list.txt"}
+    there = {value: path for value, path in lists.items() if path.is_file()}
+    # Together the two lists are all images: where one is missing, it is what the other leaves.
+    rest = "" if len(there) != 1 else next(value for value in lists if value not in there)
+    split = np.full(len(names), rest, dtype=object)
+    for value, path in there.items():
+        listed = set(path.read_text(encoding="utf-8").split())
+        split[names.isin(listed).to_numpy()] = value
+    return split, bool(there)
 
 
 def _boxes(root: Path, image_ids: set[str]) -> pd.DataFrame:
@@ -117,12 +121,15 @@ def _boxes(root: Path, image_ids: set[str]) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=columns)
     table = read_csv(path)
-    require_columns(table, ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"], path)
+    require_columns(table, ["Image Index", "Finding Label", *_BOX], path)
+    edges = {new: pd.to_numeric(table[old], errors="coerce") for new, old in zip("xywh", _BOX, strict=True)}
+    if any(values.isna().any() for values in edges.values()):
+        raise CxrError(f"{path}: a box holds something other than numbers; restore the file as published")
     boxes = pd.DataFrame(
         {
             "image_id": table["Image Index"].map(lambda name: Path(name).stem),
             "finding": table["Finding Label"].replace(_SPELLING),
-            **{new: table[old].astype(float) for new, old in zip("xywh", ["Bbox [x", "y", "w", "h]"], strict=True)},
+            **edges,
         }
     )
     return boxes[boxes["image_id"].isin(image_ids)].reset_index(drop=True)

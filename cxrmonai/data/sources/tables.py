@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -20,12 +21,23 @@ def read_csv(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise CxrError(f"{path}: no such file; the table is needed")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=False)
+        table = _parse(path)
+        if not isinstance(table.index, pd.RangeIndex):
+            # Every row has more cells than the header; that will do where they are blank (a comma at each line's end).
+            extra = [f"extra {k}" for k in range(table.index.nlevels)]
+            table = _parse(path, header=0, names=[*table.columns, *extra], index_col=False)
+            if (table[extra] != "").to_numpy().any():
+                raise CxrError(f"{path}: not a readable CSV table (rows have more cells than the header)")
+            table = table.drop(columns=extra)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise CxrError(f"{path}: not a readable CSV table ({str(error).splitlines()[0]})") from error
     if len(table) == 0:
         raise CxrError(f"{path}: the table has no rows")
     return table
+
+
+def _parse(path: Path, **options: Any) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False, **options)
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
@@ -43,8 +55,8 @@ def column_list(value: str | Sequence[str] | None) -> list[str]:
     """Column names from an option: `A,B`, a list, or nothing."""
     if value is None or value == "":
         return []
-    parts = value.split(",") if isinstance(value, str) else [str(part) for part in value]
-    return [part.strip() for part in parts if part.strip()]
+    parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    return list(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
 
 
 def with_splits(table: pd.DataFrame, seed: int, published: bool, notes: list[str]) -> pd.DataFrame:
@@ -77,5 +89,8 @@ def with_splits(table: pd.DataFrame, seed: int, published: bool, notes: list[str
     elif (table["split"] == "train_val").any():
         table = carve_validation(table, seed=seed)
         notes.append(f"val drawn by patient from the published train_val list with seed {seed}")
+    unplaced = int((table["split"] == "").sum())
+    if unplaced:
+        notes.append(f"{unplaced} images are in no published split: left out of train, val and test")
     check_overlap(table)
     return table

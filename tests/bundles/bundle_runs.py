@@ -1,0 +1,39 @@
+"""Running bundles as a user does, for tests."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = {"max_epochs": 2, "batch_size": 16, "image_size": 32, "stem": "default", "probe_every": 1}
+
+
+def options(values):
+    """A dictionary as `--key value …`."""
+    return [part for key, value in values.items() for part in (f"--{key}", str(value))]
+
+
+def run(arguments, cwd, **kwargs):
+    """Runs Python with arguments, and returns the finished process with its output as text."""
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, **kwargs)
+
+
+def bundle(config, cwd, **overrides):
+    """Runs a config of a bundle."""
+    return run(["-m", "monai.bundle", "run", "--config_file", config, *options(overrides)], cwd)
+
+
+def readme_command():
+    """The arguments after `python` of the first bundle run in the README."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    return re.search(r"python (-m monai\.bundle run --config_file bundles/simclr/configs/train\.json)\b", text)[
+        1
+    ].split()
+
+
+def error_lines(finished):
+    """Lines of a failed run that begin with `error:`; the run must have failed without a traceback."""
+    assert finished.returncode == 1, finished.stdout + finished.stderr
+    assert "Traceback" not in finished.stderr, finished.stderr
+    return [line for line in finished.stderr.splitlines() if line.startswith("error:")]

@@ -1,0 +1,83 @@
+"""A run that was broken off and resumed equals one that was not, bit for bit on the CPU."""
+
+import pytest
+import torch
+from bundle_runs import REPOSITORY, SMALL
+from ignite.engine import Events
+from monai.bundle import create_workflow
+
+CONFIG = REPOSITORY / "bundles/simclr/configs/train.json"
+
+
+class BrokenOff(Exception):  # noqa: N818 - stands for a kill
+    pass
+
+
+def workflow(folder, store, **overrides):
+    values = {**SMALL, "max_epochs": 3, "probe_every": 0, "data_file": str(store), "output_dir": str(folder / "eval")}
+    made = create_workflow(
+        config_file=str(CONFIG), workflow_type="train", **{**values, "ckpt_dir": str(folder), **overrides}
+    )
+    made.initialize()
+    return made
+
+
+def checkpoint(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def same(left, right, path=""):
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), path
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), path
+        for key in left:
+            same(left[key], right[key], f"{path}/{key}")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), path
+        for k, pair in enumerate(zip(left, right, strict=True)):
+            same(*pair, f"{path}/{k}")
+    else:
+        assert left == right, path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides", [{}, {"accumulation_steps": 2, "encoder": "densenet121"}], ids=["plain", "accumulating"]
+)
+def test_resumed_equals_uninterrupted(tmp_path, small_phantom, overrides):
+    if overrides:
+        overrides = {**overrides, "batch_size": 8}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    workflow(whole, small_phantom, **overrides).run()
+
+    first = workflow(parts, small_phantom, **overrides)
+    trainer = first.parser.get_parsed_content("train::trainer")
+    length = trainer.state.epoch_length
+
+    def break_off(engine):
+        raise BrokenOff
+
+    trainer.add_event_handler(Events.ITERATION_STARTED(once=2 * length + 2), break_off)
+    with pytest.raises(Exception) as broken:  # noqa: PT011 - MONAI wraps what an expression raises
+        first.run()
+    assert isinstance(broken.value.__cause__ or broken.value, (BrokenOff, RuntimeError))
+    assert checkpoint(parts)["state"]["epoch"] == 2
+    workflow(parts, small_phantom, resume=True, **overrides).run()
+
+    same(checkpoint(whole), checkpoint(parts))
+    for name in ("model.pt", "model_final.pt"):
+        same(torch.load(whole / name, weights_only=True), torch.load(parts / name, weights_only=True), name)
+
+
+def test_seeds_matter(tmp_path, small_phantom):
+    for seed in (0, 1):
+        workflow(tmp_path / str(seed), small_phantom, max_epochs=1, seed=seed).run()
+    left, right = (checkpoint(tmp_path / str(seed))["network"] for seed in (0, 1))
+    assert not torch.equal(left["encoder.conv1.weight"], right["encoder.conv1.weight"])
+
+
+def test_resuming_nothing_starts_anew_and_says_so(tmp_path, small_phantom, capsys):
+    workflow(tmp_path, small_phantom, max_epochs=1, resume=True).run()
+    assert "starts anew" in capsys.readouterr().out
+    assert checkpoint(tmp_path)["state"]["epoch"] == 1

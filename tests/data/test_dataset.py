@@ -1,0 +1,229 @@
+"""Batches out of a store: the same whatever the way, the workers and the ranks."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxrmonai import distributed
+from cxrmonai.data.dataset import EpochSampler, StoreDataset, store_loader
+from cxrmonai.data.geometry import letterbox_geometry
+from cxrmonai.data.store import Store, write_store
+from cxrmonai.data.table import make_table
+from cxrmonai.errors import CxrError
+
+
+@pytest.fixture(scope="module")
+def store(small_phantom):
+    return Store(small_phantom)
+
+
+@pytest.fixture
+def ranks(monkeypatch):
+    """`of(count)` yields as each rank in turn."""
+
+    def of(count):
+        for rank in range(count):
+            with monkeypatch.context() as patch:
+                patch.setattr(distributed, "world_size", lambda: count)
+                patch.setattr(distributed, "rank", lambda rank=rank: rank)
+                yield rank
+
+    return of
+
+
+def batches_equal(first, second):
+    assert len(first) == len(second) > 0
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys() == {"image", "label", "index"}
+        for name in one:
+            assert one[name].dtype == other[name].dtype
+            torch.testing.assert_close(one[name], other[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_batches_in_order_are_the_store(store):
+    loader = store_loader(StoreDataset(store.path), 7)
+    batches = list(loader)
+    assert [len(batch["image"]) for batch in batches] == [7] * (len(store) // 7) + [len(store) % 7]
+    assert batches[0]["image"].shape == (7, 1, 64, 64)
+    assert batches[0]["image"].dtype == torch.uint8
+    assert batches[0]["label"].dtype == torch.float32
+    assert batches[0]["index"].dtype == torch.int64
+    joined = {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in batches[0]}
+    np.testing.assert_array_equal(joined["image"][:, 0], store.images)
+    np.testing.assert_array_equal(joined["label"], store.labels)
+    np.testing.assert_array_equal(joined["index"], np.arange(len(store)))
+
+
+def test_a_split_and_a_choice_of_rows(store):
+    for dataset, rows in (
+        (StoreDataset(store.path, "val"), np.flatnonzero(store.column("split") == "val")),
+        (StoreDataset(store.path, ["test", "val"]), np.flatnonzero(store.column("split") != "train")),
+        (StoreDataset(store.path, rows=[9, 2, 5]), np.array([9, 2, 5])),
+    ):
+        assert 0 < len(dataset) == len(rows) < len(store)
+        np.testing.assert_array_equal(dataset.rows, rows)
+        (batch,) = store_loader(dataset, len(rows))
+        np.testing.assert_array_equal(batch["index"], rows)
+        np.testing.assert_array_equal(batch["image"][:, 0], store.images[rows])
+        np.testing.assert_array_equal(batch["label"], store.labels[rows])
+    with pytest.raises(CxrError, match="no image is in the split dev"):
+        StoreDataset(store.path, "dev")
+
+
+def test_a_single_item_is_a_row_of_the_batch(store):
+    dataset = StoreDataset(store.path, "train")
+    item = dataset[3]
+    assert {name: tuple(value.shape) for name, value in item.items()} == {
+        "image": (1, 64, 64), "label": (len(store.class_names),), "index": ()
+    }  # fmt: skip
+    row = dataset.rows[3]
+    assert item["index"] == row
+    np.testing.assert_array_equal(item["image"][0], store.images[row])
+    np.testing.assert_array_equal(item["label"], store.labels[row])
+
+
+def test_changing_a_batch_leaves_the_store_alone(store):
+    for device in (None, "cpu"):
+        dataset = StoreDataset(store.path, device=device)
+        before = dataset[0]["image"].clone()
+        batch = dataset.__getitems__([0, 1])
+        batch["image"].fill_(255)
+        batch["label"].fill_(7)
+        assert torch.equal(dataset[0]["image"], before)
+        assert not (dataset[0]["label"] == 7).any()
+
+
+@pytest.mark.parametrize("choice", [{}, {"split": "train"}, {"rows": [4, 0, 7, 7]}])
+def test_resident_equals_mapped(store, choice):
+    mapped = list(store_loader(StoreDataset(store.path, **choice), 3, shuffle=True, seed=2))
+    resident = list(store_loader(StoreDataset(store.path, device="cpu", **choice), 3, shuffle=True, seed=2))
+    batches_equal(mapped, resident)
+
+
+def test_resident_images_leave_the_file(store):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = StoreDataset(store.path, device="cpu")
+    dataset.store.close()
+    dataset.__getitems__([0])
+    assert "images" not in dataset.store.__dict__
+
+
+def test_16_bit_and_unknown_labels_come_through(tmp_path):
+    images = np.random.default_rng(0).integers(0, 65536, (6, 16, 16)).astype(np.uint16)
+    labels = pd.DataFrame({"A": [1, 0, -1, np.nan, 1, 0]})
+    names = [str(k) for k in range(6)]
+    geometry = np.tile(letterbox_geometry(16, 16, 16), (6, 1))
+    write_store(
+        tmp_path / "a.h5",
+        images=images,
+        geometry=geometry,
+        table=make_table({"image": names, "image_id": names}, labels),
+        class_names=["A"],
+        source="test",
+    )
+    for device in (None, "cpu"):
+        (batch,) = store_loader(StoreDataset(tmp_path / "a.h5", device=device), 6)
+        assert batch["image"].dtype == torch.uint16
+        np.testing.assert_array_equal(batch["image"][:, 0].numpy(), images)
+        np.testing.assert_array_equal(batch["label"], labels.to_numpy(np.float32))
+
+
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 2), ("forkserver", 1)])
+def test_workers_give_the_same_batches(store, method, workers):
+    dataset = StoreDataset(store.path)
+    assert dataset.store.images.shape == store.images.shape
+    alone = store_loader(dataset, 16, shuffle=True, seed=1)
+    helped = store_loader(dataset, 16, shuffle=True, seed=1, num_workers=workers, start_method=method)
+    for epoch in (0, 1):
+        for loader in (alone, helped):
+            loader.sampler.set_epoch(epoch)
+        batches_equal(list(alone), list(helped))
+
+
+def test_workers_and_a_resident_set_do_not_go_together(store):
+    with pytest.raises(CxrError, match="num_workers must be 0"):
+        store_loader(StoreDataset(store.path, device="cpu"), 4, num_workers=1)
+
+
+@given(st.integers(1, 50), st.integers(0, 5), st.integers(0, 5))
+def test_an_epoch_is_a_permutation_that_seed_and_epoch_alone_decide(length, seed, epoch):
+    sampler = EpochSampler(length, True, seed)
+    sampler.set_epoch(epoch)
+    order = list(sampler)
+    assert sorted(order) == list(range(length))
+    assert order == list(sampler)
+    assert len(sampler) == length
+    again = EpochSampler(length, True, seed)
+    again.set_epoch(epoch + 1)
+    again.set_epoch(epoch)
+    assert list(again) == order
+
+
+def test_epochs_and_seeds_differ():
+    orders = set()
+    for seed in range(3):
+        sampler = EpochSampler(40, True, seed)
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            orders.add(tuple(sampler))
+    assert len(orders) == 9
+    assert list(EpochSampler(5, False)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("rows", [24, 25, 31])
+def test_batches_of_the_ranks_join_to_those_of_one(store, ranks, count, shuffle, rows):
+    dataset = StoreDataset(store.path, rows=range(rows))
+    whole = store_loader(dataset, 2 * count, shuffle, drop_last=True, seed=3)
+    whole.sampler.set_epoch(1)
+    whole = [batch["index"].tolist() for batch in whole]
+    shares = []
+    for _ in ranks(count):
+        loader = store_loader(dataset, 2, shuffle, drop_last=True, seed=3)
+        loader.sampler.set_epoch(1)
+        shares.append([batch["index"].tolist() for batch in loader])
+        assert len(loader) == len(shares[-1])
+    assert len(whole) == rows // (2 * count)
+    assert [sorted(itertools.chain(*steps)) for steps in zip(*shares, strict=True)] == [
+        sorted(batch) for batch in whole
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_without_drop_last_the_ranks_see_every_row_once(store, ranks, count):
+    dataset = StoreDataset(store.path, rows=range(26))
+    seen = [row for _ in ranks(count) for batch in store_loader(dataset, 4) for row in batch["index"].tolist()]
+    assert sorted(seen) == list(range(26))
+
+
+def test_unshared_rows_go_to_every_rank(store, ranks):
+    dataset = StoreDataset(store.path, rows=range(9))
+    for _ in ranks(3):
+        (batch,) = store_loader(dataset, 9, shard=False)
+        assert batch["index"].tolist() == list(range(9))
+
+
+def test_fewer_rows_than_ranks(ranks):
+    for _ in ranks(3):
+        with pytest.raises(CxrError, match="2 images cannot be shared among 3 ranks"):
+            EpochSampler(2, True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "drop_last", "lengths"),
+    [(10, 4, True, [4, 4]), (10, 4, False, [4, 4, 2]), (3, 4, True, [3]), (4, 4, True, [4]), (1, 1, True, [1])],
+)
+def test_drop_last_keeps_the_only_batch(store, rows, size, drop_last, lengths):
+    loader = store_loader(StoreDataset(store.path, rows=range(rows)), size, drop_last=drop_last)
+    assert [len(batch["image"]) for batch in loader] == lengths
+    assert len(loader) == len(lengths)
