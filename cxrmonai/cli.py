@@ -150,6 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        resumable = "; the same command goes on from here" if sys.argv[1:2] == ["prepare"] else ""
+        print(f"interrupted{resumable}", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -39,8 +39,8 @@ def letterbox_geometry(
         CxrError: `original` has another aspect than the file.
     """
     rows, columns = letterbox_shape(height, width, size)
-    frame = (height, width) if original is None or not np.isfinite(original).all() else original
-    if not np.isclose(height / width, frame[0] / frame[1], rtol=2 / min(height, width), atol=0):
+    frame = (height, width) if original is None else original
+    if not same_aspect((height, width), frame):
         raise CxrError(
             f"the image is {width}×{height} but its original is given as {frame[1]:g}×{frame[0]:g}, another aspect"
         )
@@ -58,6 +58,11 @@ def letterbox_geometry(
         ],
         dtype=np.float64,
     )
+
+
+def same_aspect(shape: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two (height, width) are of one aspect, but for rounding to whole pixels."""
+    return abs(shape[0] / shape[1] * other[1] / other[0] - 1) <= 2 / min(*shape, *other)
 
 
 def letterbox_shape(height: int, width: int, size: int) -> tuple[int, int]:

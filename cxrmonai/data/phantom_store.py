@@ -8,15 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from cxrmonai.data.geometry import letterbox_geometry
+from cxrmonai.data.packing import pack_bits
 from cxrmonai.data.phantom import FINDINGS, MASK_NAMES, draw_population, outline_sheet, population_table, render
 from cxrmonai.data.splits import split_by_patient
-from cxrmonai.data.store import pack_bits, write_store
+from cxrmonai.data.store import write_store
 from cxrmonai.data.table import BOX_COLUMNS, make_table
 from cxrmonai.errors import CxrError
 from cxrmonai.files import atomic_path
+from cxrmonai.progress import progress_bar
 
 DEFAULT_PATIENTS, DEFAULT_SIZE, DEFAULT_SEED = 600, 96, 0
 
@@ -58,12 +59,14 @@ def write_phantom(
     images = np.empty((len(studies), size, size), np.uint8)
     bits = np.empty((len(studies), size, size), np.uint32)
     boxes: list[tuple[object, ...]] = []
-    shown = tqdm(studies, desc="phantom", unit="img", disable=not progress)
-    for k, study in enumerate(shown):
+    bar = progress_bar("phantom", len(studies), "img", progress)
+    for k, study in enumerate(studies):
         radiograph = render(study, size)
         images[k] = radiograph.image
         bits[k] = pack_bits(radiograph.masks, MASK_NAMES, size)
         boxes += [(table["image_id"].iloc[k], *box) for box in radiograph.boxes]
+        bar.update(1)
+    bar.close()
     count = len(studies)
     annotated = np.full(count, 2 ** len(MASK_NAMES) - 1, np.uint32)
     write_store(

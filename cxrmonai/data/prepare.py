@@ -10,33 +10,25 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from cxrmonai.data.geometry import GEOMETRY_COLUMNS, letterbox, letterbox_geometry
-from cxrmonai.data.reading import read_image, to_store_pixels
+from cxrmonai.data.packing import DONE, SKIPPED, TODO, Row, Task, pack
 from cxrmonai.data.sources.base import Collection
-from cxrmonai.data.store import FORMAT_VERSION, pack_bits, write_store
+from cxrmonai.data.store import FORMAT_VERSION, write_store
 from cxrmonai.data.table import validate_table
 from cxrmonai.errors import CxrError
 from cxrmonai.files import write_json
+from cxrmonai.progress import progress_bar
 
-TODO, DONE, SKIPPED = 0, 1, 2
 MIN_SIZE, MAX_SIZE = 16, 8192
 
 
@@ -57,48 +49,6 @@ class Prepared:
     resumed: int
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What a worker needs to know about the whole."""
-
-    root: str
-    folder: str
-    size: int
-    depth: int
-    count: int
-    mask_names: tuple[str, ...]
-
-    @property
-    def dtype(self) -> type[np.uint8] | type[np.uint16]:
-        return np.uint8 if self.depth == 8 else np.uint16
-
-    def arrays(self, mode: str = "r+") -> dict[str, np.memmap]:
-        """Maps the work in progress."""
-        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-            "images": ((self.count, self.size, self.size), self.dtype),
-            "geometry": ((self.count, len(GEOMETRY_COLUMNS)), np.float64),
-            "status": ((self.count,), np.uint8),
-        }
-        if self.mask_names:
-            shapes["bits"] = ((self.count, self.size, self.size), np.uint32)
-            shapes["annotated"] = ((self.count,), np.uint32)
-        folder = Path(self.folder)
-        return {
-            name: np.memmap(folder / f"{name}.raw", dtype, mode, shape=shape) for name, (shape, dtype) in shapes.items()
-        }
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One image to do."""
-
-    index: int
-    image: str
-    original: tuple[float, float] | None
-    spacing: tuple[float, float] | None
-    masks: tuple[tuple[str, str], ...]
-
-
 def prepare(
     collection: Collection,
     out: str | os.PathLike[str],
@@ -117,7 +67,7 @@ def prepare(
         workers: processes; as many as there are cores by default, 0 or 1 works in this one.
         depth: 8 or 16 bits a pixel.
         overwrite: whether an existing `out` may be replaced.
-        progress: whether to show a progress bar, where the output is a terminal.
+        progress: whether to show a progress bar.
 
     Returns:
         What was made. Images that could not be read are listed there and in the store; the others do not shift.
@@ -130,7 +80,7 @@ def prepare(
     _check_arguments(collection, out, size, depth, workers, overwrite)
     mask_names = tuple(sorted(collection.masks["finding"].unique()))
     folder = out.with_name(out.name + ".partial")
-    task = _Task(str(collection.root), str(folder), size, depth, len(collection.table), mask_names)
+    task = Task(os.path.abspath(collection.root), str(folder), size, depth, len(collection.table), mask_names)
     with _work_folder(task, collection) as resumed:
         todo = np.flatnonzero(task.arrays("r")["status"] == TODO)
         failures = _fill(task, _rows(collection, todo), workers, progress)
@@ -158,7 +108,7 @@ def _check_arguments(
 
 
 @contextmanager
-def _work_folder(task: _Task, collection: Collection) -> Iterator[int]:
+def _work_folder(task: Task, collection: Collection) -> Iterator[int]:
     """Makes or re-enters the folder of a run, locked against a second one; yields the number of rows already done."""
     folder = Path(task.folder)
     try:
@@ -181,8 +131,8 @@ def _work_folder(task: _Task, collection: Collection) -> Iterator[int]:
         yield int((status == DONE).sum())
 
 
-def _fingerprint(task: _Task, collection: Collection) -> str:
-    digest = hashlib.sha256(json.dumps([task.size, task.depth, task.mask_names, os.path.abspath(task.root)]).encode())
+def _fingerprint(task: Task, collection: Collection) -> str:
+    digest = hashlib.sha256(json.dumps([task.size, task.depth, task.mask_names, task.root]).encode())
     for frame in (collection.table, collection.boxes, collection.masks):
         digest.update(" ".join(map(str, frame.columns)).encode())
         digest.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
@@ -196,7 +146,7 @@ def _read_plan(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _start_afresh(task: _Task, plan: dict[str, Any], annotated: int) -> None:
+def _start_afresh(task: Task, plan: dict[str, Any], annotated: int) -> None:
     folder = Path(task.folder)
     for name in ("plan.json", *(path.name for path in folder.glob("*.raw"))):
         (folder / name).unlink(missing_ok=True)
@@ -210,7 +160,7 @@ def _start_afresh(task: _Task, plan: dict[str, Any], annotated: int) -> None:
     write_json(folder / "plan.json", plan)
 
 
-def _rows(collection: Collection, indices: Sequence[int]) -> list[_Row]:
+def _rows(collection: Collection, indices: Sequence[int]) -> list[Row]:
     table = collection.table
     masks: dict[str, list[tuple[str, str]]] = {}
     for image_id, finding, path in collection.masks[["image_id", "finding", "path"]].itertuples(index=False):
@@ -226,22 +176,20 @@ def _rows(collection: Collection, indices: Sequence[int]) -> list[_Row]:
         return None if values is None or np.isnan(values[k]).any() else (float(values[k, 0]), float(values[k, 1]))
 
     return [
-        _Row(int(k), images[k], pair("original_", k), pair("spacing_", k), tuple(masks.get(ids[k], ())))
-        for k in indices
+        Row(int(k), images[k], pair("original_", k), pair("spacing_", k), tuple(masks.get(ids[k], ()))) for k in indices
     ]
 
 
-def _fill(task: _Task, rows: list[_Row], workers: int | None, progress: bool) -> pd.DataFrame:
+def _fill(task: Task, rows: list[Row], workers: int | None, progress: bool) -> pd.DataFrame:
     """Does the rows and returns those that failed, as `row` and `reason`."""
     workers = available_cores() if workers is None else workers
     done = task.count - len(rows)
-    shown = None if progress else True  # None: on a terminal only
-    bar = tqdm(total=task.count, initial=done, unit="img", desc="prepare", disable=shown, smoothing=0.1)
+    bar = progress_bar("prepare", task.count, "img", progress, initial=done)
     step = max(1, min(64, len(rows) // (4 * max(1, workers))))
     chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
     failures: list[tuple[int, str]] = []
     with bar:
-        for count, failed in _work(task, chunks, workers):
+        for count, failed in pack(task, chunks, workers):
             failures += failed
             bar.update(count)
     return pd.DataFrame(sorted(failures), columns=["row", "reason"])
@@ -252,91 +200,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _work(task: _Task, chunks: list[list[_Row]], workers: int) -> Iterator[tuple[int, list[tuple[int, str]]]]:
-    if workers <= 1 or len(chunks) <= 1:
-        _start_worker(task)
-        for chunk in chunks:
-            yield _do_chunk(chunk)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=_start_process, initargs=(task,))
-    try:
-        for future in as_completed([pool.submit(_do_chunk, chunk) for chunk in chunks]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise CxrError(
-            "a worker process died (out of memory?); run the same command again to go on from here"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_worker: tuple[_Task, dict[str, np.memmap]] | None = None
-
-
-def _start_process(task: _Task) -> None:
-    """Starts a worker that leaves interrupts to its parent and ends with it, even where that is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    _start_worker(task)
-
-
-def _start_worker(task: _Task) -> None:
-    global _worker
-    cv2.setNumThreads(1)
-    _worker = (task, task.arrays())
-
-
-def _do_chunk(rows: list[_Row]) -> tuple[int, list[tuple[int, str]]]:
-    assert _worker is not None
-    task, arrays = _worker
-    failed = []
-    # The pixels live until the next are decoded: freed at once, their memory would go back to the system each time.
-    held = None
-    for row in rows:
-        try:
-            held = _do_row(task, arrays, row)  # noqa: F841
-            arrays["status"][row.index] = DONE
-        except CxrError as error:
-            reason = str(error).replace(os.path.abspath(task.root) + os.sep, "")
-            failed.append((row.index, reason.removeprefix(f"{row.image}: ")))
-            arrays["status"][row.index] = SKIPPED
-    return len(rows), failed
-
-
-def _do_row(task: _Task, arrays: dict[str, np.memmap], row: _Row) -> np.ndarray:
-    raw = read_image(_inside(task.root, row.image))
-    geometry = letterbox_geometry(*raw.pixels.shape, task.size, row.original, row.spacing or raw.spacing)
-    if row.masks:
-        masks = {name: _read_mask(_inside(task.root, path), raw.pixels.shape, task.size) for name, path in row.masks}
-        arrays["bits"][row.index] = pack_bits(masks, task.mask_names, task.size)
-        arrays["annotated"][row.index] = sum(1 << task.mask_names.index(name) for name in masks)
-    arrays["geometry"][row.index] = geometry
-    arrays["images"][row.index] = to_store_pixels(raw.pixels, task.size, task.depth)
-    return raw.pixels
-
-
-def _inside(root: str, path: str) -> str:
-    full = os.path.abspath(os.path.join(root, path))
-    if os.path.commonpath([full, os.path.abspath(root)]) != os.path.abspath(root):
-        raise CxrError(f"{path}: lies outside of {root}; move it below the root, or give another --root")
-    return full
-
-
-def _read_mask(path: str, shape: tuple[int, int], size: int) -> np.ndarray:
-    pixels = read_image(path).pixels
-    # A lossy file blurs the edge between 0 and 255 and speckles the background.
-    mask = (pixels > (127 if path.lower().endswith((".jpg", ".jpeg")) else 0)).astype(np.uint8) * 255
-    if not np.isclose(mask.shape[0] / mask.shape[1], shape[0] / shape[1], rtol=2 / min(shape), atol=0):
-        raise CxrError(
-            f"{path}: the mask is {mask.shape[1]}×{mask.shape[0]} and its image {shape[1]}×{shape[0]}, another aspect"
-        )
-    return letterbox(mask, size) >= 128
-
-
-def _assemble(task: _Task, collection: Collection, out: Path, failures: pd.DataFrame) -> Prepared:
+def _assemble(task: Task, collection: Collection, out: Path, failures: pd.DataFrame) -> Prepared:
     arrays = task.arrays("r")
     keep = arrays["status"] == DONE
     skipped = pd.DataFrame(

@@ -208,24 +208,6 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     return Store(path)
 
 
-def pack_bits(masks: Mapping[str, np.ndarray], names: Sequence[str], size: int) -> np.ndarray:
-    """Packs boolean masks into one image, one bit per name.
-
-    Args:
-        masks: name → (size, size) bool; names that are absent count as empty.
-        names: order of the bits, at most 32.
-        size: edge in pixels.
-
-    Returns:
-        (size, size) uint32.
-    """
-    bits = np.zeros((size, size), np.uint32)
-    for k, name in enumerate(names):
-        if name in masks:
-            bits |= masks[name].astype(np.uint32) << np.uint32(k)
-    return bits
-
-
 def write_store(
     path: str | os.PathLike[str],
     *,
@@ -252,7 +234,7 @@ def write_store(
         class_names: the findings among its columns, in order.
         source: where the images came from.
         boxes: columns of `table.BOX_COLUMNS`.
-        masks: rows (K,) of `images`, annotated bits (K,) and bit images (K, S, S), see `pack_bits`.
+        masks: rows (K,) of `images`, annotated bits (K,) and bit images (K, S, S), see `packing.pack_bits`.
         mask_names: order of the bits.
         skipped: `image` and `reason`.
         keep: (N,) bool; rows that are written. All by default. Boxes and masks of the others are left out.
@@ -388,4 +370,4 @@ def _check_format(path: Path, attributes: Mapping[str, Any]) -> None:
         )
 
 
-__all__ = ["BASE_COLUMNS", "FORMAT_VERSION", "Store", "blocks", "open_store", "pack_bits", "write_store"]
+__all__ = ["BASE_COLUMNS", "FORMAT_VERSION", "Store", "blocks", "open_store", "write_store"]

@@ -107,7 +107,8 @@ class TensorBoardLog:
         batch_size: images a step over all ranks.
         validator: evaluator whose metrics are written, under the epoch of training.
         step_metrics: name → function of the network's output, written with the loss.
-        every: steps between writings of the loss; reading it more often would hold a GPU up.
+        every: steps between writings of the loss, besides each epoch's last; reading it more often would hold a GPU
+            up.
         pairs: number of view pairs drawn once, at the start; 0 for none.
     """
 
@@ -148,7 +149,9 @@ class TensorBoardLog:
             self.writer.add_scalar(f"train/{name}", function(engine.state.output["pred"].detach()).item(), step)
 
     def epoch(self, engine: Engine) -> None:
-        """Writes the rate, and the validation's metrics of this epoch."""
+        """Writes the last step, the rate, and the validation's metrics of this epoch."""
+        if engine.state.iteration % self.every:
+            self.step(engine)
         images = engine.state.epoch_length * self.batch_size
         self.writer.add_scalar(
             "train/images_per_second", images / engine.state.times["EPOCH_COMPLETED"], engine.state.epoch
@@ -163,7 +166,7 @@ class TensorBoardLog:
         half = len(images) // 2
         rows = [torch.cat([images[k], images[half + k]], dim=2) for k in range(min(self.pairs, half))]
         low, high = images.min(), images.max()
-        self.writer.add_images("views", (torch.stack(rows) - low) / (high - low).clamp_min(1e-6), 0)
+        self.writer.add_image("views", (torch.cat(rows, dim=1) - low) / (high - low).clamp_min(1e-6), 0)
 
 
 class StopOnNonFinite:

@@ -43,14 +43,13 @@ def test_readme_command_trains_and_says_what_was_made(trained):
     }
 
 
-def test_tensorboard_holds_curves_and_views(events, small_phantom):
-    steps = SMALL["max_epochs"] * (len(open_store(small_phantom).rows("train")) // SMALL["batch_size"])
+def test_tensorboard_holds_curves_and_views(events):
     scalars = set(events.Tags()["scalars"])
     assert {"train/images_per_second", "validation/val_loss", "validation/val_contrastive_accuracy"} <= scalars
     assert len(events.Scalars("probe/mean_auroc")) == SMALL["max_epochs"]
-    assert {"train/loss", "train/learning_rate", "train/contrastive_accuracy"} <= scalars or steps < 10
+    assert {"train/loss", "train/learning_rate", "train/contrastive_accuracy"} <= scalars
     image = events.Images("views")[0]
-    assert (image.width, image.height) == (2 * SIZE, SIZE)
+    assert (image.width, image.height) == (2 * SIZE, 8 * SIZE)
 
 
 @pytest.mark.parametrize("method", ["linear", "knn"])

@@ -272,7 +272,7 @@ def test_a_run_that_ended_while_the_store_was_written_goes_on(tmp_path, csv_set,
     root = csv_set(4)
     stop_while_the_store_is_written(root, tmp_path / "a.h5", monkeypatch)
     assert not (tmp_path / "a.h5").exists()
-    monkeypatch.setattr("cxrmonai.data.prepare._do_row", lambda *_: pytest.fail("did a row again"))
+    monkeypatch.setattr("cxrmonai.data.packing._do_row", lambda *_: pytest.fail("did a row again"))
     made = prepare(collection_of(root), tmp_path / "a.h5", SIZE, 0, progress=False)
     assert (made.written, made.resumed) == (4, 4)
 

@@ -12,7 +12,8 @@ import pytest
 
 from cxrmonai.data.describe import describe
 from cxrmonai.data.geometry import letterbox_geometry
-from cxrmonai.data.store import FORMAT_VERSION, Store, open_store, pack_bits, write_store
+from cxrmonai.data.packing import pack_bits
+from cxrmonai.data.store import FORMAT_VERSION, Store, open_store, write_store
 from cxrmonai.data.table import make_table
 from cxrmonai.errors import CxrError
 
