@@ -42,7 +42,13 @@ def write_probe(
     folder = Path(output_dir)
     result, baseline = probe.fit(features), probe(untrained, progress=True)
     summary, compared = (probe.summary(each, resamples, seed) for each in (result, baseline))
-    metrics = {**summary, "untrained": compared, "probe": probe.method, "synthetic": probe.store.synthetic}
+    metrics = {
+        **summary,
+        "untrained": compared,
+        "by_view": {name: _part(probe, result, rows, resamples, seed) for name, rows in _views(probe, result).items()},
+        "probe": probe.method,
+        "synthetic": probe.store.synthetic,
+    }
     write_json(folder / "metrics.json", metrics)
     with atomic_path(folder / "predictions.csv") as temporary:
         prediction_table(probe, result).to_csv(temporary, index=False)
@@ -64,6 +70,17 @@ def write_probe(
         f"see {folder / 'report.html'}"
     )
     return metrics
+
+
+def _views(probe: Probe, result: ProbeResult) -> dict[str, np.ndarray]:
+    """Rows of the predictions by view position: a finding that goes with a view can be told by the view alone."""
+    views = probe.store.column("view")[result.rows]
+    return {str(name): np.flatnonzero(views == name) for name in np.unique(views) if name}
+
+
+def _part(probe: Probe, result: ProbeResult, rows: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+    part = ProbeResult(result.rows[rows], result.truth[rows], result.score[rows], result.class_names)
+    return probe.summary(part, resamples, seed)
 
 
 def prediction_table(probe: Probe, result: ProbeResult) -> pd.DataFrame:

@@ -67,6 +67,7 @@ def test_evaluate_writes_metrics_predictions_and_report(trained, small_phantom, 
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["synthetic"] is True
     assert metrics["probe"] == method
+    assert metrics["by_view"]["AP"]["images"] + metrics["by_view"]["PA"]["images"] == metrics["images"]
     assert set(metrics["findings"]) == set(open_store(small_phantom).class_names)
     assert {"auroc", "auroc_ci", "average_precision", "positives", "negatives"} <= set(metrics["findings"]["Edema"])
     assert 0 <= metrics["mean_auroc"] <= 1
