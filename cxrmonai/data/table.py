@@ -146,3 +146,11 @@ def parse_labels(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
             raise CxrError(f"column '{name}' holds {strange.iloc[0]!r}; a finding is 1, 0, -1 (uncertain) or blank")
         labels[name] = numbers.astype("float32")
     return pd.DataFrame(labels)
+
+
+def name_list(value: str | Sequence[str] | None) -> list[str]:
+    """Names from an option: `A,B`, a list, or nothing."""
+    if value is None or value == "":
+        return []
+    parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    return list(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from cxrmonai.data.dataset import StoreDataset, store_loader
+from cxrmonai.data.table import name_list
 from cxrmonai.data.targets import make_targets
 from cxrmonai.engines.batches import PrepareBatch
 from cxrmonai.engines.monitoring import ProgressBar
@@ -51,7 +52,7 @@ class Probe:
         transform: batch transform from stored pixels to the network's input; no augmentation.
         method: `linear`, logistic regression on standardised features; or `knn`, votes weighted by cosine similarity.
         split: what is scored: `val`, `test`, or `all`, which is both.
-        classes: findings to probe; all by default.
+        classes: findings to probe, as a list or `A,B`; all by default.
         policy: what uncertain labels count as, see `data.targets`.
         strength: of the linear probe's L2 penalty (1/C).
         neighbours: of the kNN probe.
@@ -69,7 +70,7 @@ class Probe:
         transform: Callable[[Mapping[Any, Any]], Mapping[Any, Any]],
         method: str = "linear",
         split: str = "test",
-        classes: Sequence[str] | None = None,
+        classes: str | Sequence[str] | None = None,
         policy: str | Mapping[str, str] = "ignore",
         strength: float = 100.0,
         neighbours: int = 20,
@@ -88,7 +89,7 @@ class Probe:
         self.store = self.train.store
         if not self.store.class_names:
             raise CxrError(f"{data_file}: holds no findings, so that there is nothing to probe for")
-        self.class_names = list(classes) if classes else list(self.store.class_names)
+        self.class_names = name_list(classes) or list(self.store.class_names)
         unknown = [name for name in self.class_names if name not in self.store.class_names]
         if unknown:
             raise CxrError(f"{data_file}: no finding '{unknown[0]}'; it has {', '.join(self.store.class_names)}")

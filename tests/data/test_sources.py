@@ -9,7 +9,8 @@ from PIL import Image
 
 from cxrmonai.data.sources import SOURCES, load_source
 from cxrmonai.data.sources.nih import FINDINGS
-from cxrmonai.data.sources.tables import column_list, read_csv
+from cxrmonai.data.sources.tables import read_csv
+from cxrmonai.data.table import name_list
 from cxrmonai.errors import CxrError
 
 NAMES = ["00000001_000.png", "00000001_001.png", "00000002_000.png", "00000003_000.png"]
@@ -276,8 +277,8 @@ def test_csv_finding_of_a_reserved_name_is_refused(csv_root):
         ((1, 2), ["1", "2"]),
     ],
 )
-def test_column_lists(value, expected):
-    assert column_list(value) == expected
+def test_name_lists(value, expected):
+    assert name_list(value) == expected
 
 
 def test_tables_with_odd_ends(tmp_path):

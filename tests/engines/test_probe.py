@@ -185,3 +185,10 @@ def test_probe_result_lines_up_with_the_store(store, plain_view, network):
 def test_faults(store, plain_view, options, words):
     with pytest.raises(CxrError, match=words):
         Probe(store, plain_view, **options)
+
+
+def test_classes_are_a_list_or_a_text(store, plain_view):
+    for classes in ("Edema, Mass", ["Edema", "Mass"]):
+        assert Probe(store, plain_view, classes=classes).class_names == ["Edema", "Mass"]
+    with pytest.raises(CxrError, match="no finding 'Gout'"):
+        Probe(store, plain_view, classes="Gout")

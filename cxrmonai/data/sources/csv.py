@@ -9,8 +9,8 @@ import pandas as pd
 
 from cxrmonai.data.reading import ids_from_paths
 from cxrmonai.data.sources.base import Collection
-from cxrmonai.data.sources.tables import column_list, read_csv, require_columns, with_splits
-from cxrmonai.data.table import MASK_COLUMNS, make_table, parse_age, parse_labels, parse_sex, parse_split
+from cxrmonai.data.sources.tables import read_csv, require_columns, with_splits
+from cxrmonai.data.table import MASK_COLUMNS, make_table, name_list, parse_age, parse_labels, parse_sex, parse_split
 from cxrmonai.errors import CxrError
 
 
@@ -65,7 +65,7 @@ def load(
         "split": split_column,
     }
     used = {name: str(column) for name, column in named.items() if column is not None}
-    classes, masks = column_list(class_columns), column_list(mask_column)
+    classes, masks = name_list(class_columns), name_list(mask_column)
     require_columns(rows, [*used.values(), *classes, *masks], file)
     columns = {name: rows[column].str.strip() for name, column in used.items()}
     blank = columns["image"] == ""

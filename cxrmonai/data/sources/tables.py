@@ -51,14 +51,6 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> 
         raise CxrError(f"{path}: no column '{missing[0]}'; it has {', '.join(map(str, table.columns))}")
 
 
-def column_list(value: str | Sequence[str] | None) -> list[str]:
-    """Column names from an option: `A,B`, a list, or nothing."""
-    if value is None or value == "":
-        return []
-    parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
-    return list(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
-
-
 def with_splits(table: pd.DataFrame, seed: int, published: bool, notes: list[str]) -> pd.DataFrame:
     """Draws splits by patient, or completes and checks those that were published.
 
