@@ -19,14 +19,14 @@ lint: $(READY)  ## ruff, check and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-lock:  ## resolve requirements.lock anew from pyproject.toml
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
+lock: $(READY)  ## resolve requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
 	  --no-annotate --no-header --no-emit-index-url --upgrade -o requirements.lock
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 14) else 'Python 3.10 to 3.13 is needed; name one with: make PYTHON=python3.12 …')"
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { echo 'error: no virtual environment could be made; on Debian and Ubuntu install python3-venv' >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --python $(BIN)/python -r requirements.lock
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps -e .
+	$(BIN)/uv pip install --system-certs --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --system-certs --python $(BIN)/python --no-deps -e .
 	touch $@

@@ -31,7 +31,9 @@ def local_device() -> torch.device:
 
 
 def start(device: str | torch.device) -> None:
-    """Joins the process group that torchrun set up: nccl for GPUs, gloo otherwise."""
+    """Joins the process group that torchrun set up, nccl for GPUs and gloo otherwise; nothing without torchrun."""
+    if "WORLD_SIZE" not in os.environ:
+        return
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(local_device() if device.index is None else device)

@@ -17,6 +17,7 @@ from cxrmonai.errors import CxrError
 from cxrmonai.files import atomic_path
 from cxrmonai.networks.checkpoints import load_all
 
+KEEP = "keep it, or start anew with --resume False"
 CHECKPOINT, BEST, FINAL = "checkpoint.pt", "model.pt", "model_final.pt"
 
 
@@ -87,6 +88,7 @@ class CheckpointHandler:
         for name, item in self._everything(engine).items():
             if name not in content:
                 raise CxrError(f"{path}: holds no state of {name}; it belongs to another config")
+            _check_hyperparameters(item, content[name], path)
             _restore(item, content[name])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * engine.state.epoch_length
@@ -97,6 +99,11 @@ class CheckpointHandler:
             raise CxrError(
                 f"{path}: has run {state['epoch']} of {engine.state.max_epochs} epochs; raise --max_epochs, or start "
                 "anew with --resume False"
+            )
+        steps = getattr(engine, "accumulation_steps", 1)
+        if state["accumulation_steps"] != steps:
+            raise CxrError(
+                f"{path}: was made with accumulation_steps {state['accumulation_steps']}, not {steps}; {KEEP}"
             )
         if state["epoch_length"] != engine.state.epoch_length:
             raise CxrError(
@@ -137,6 +144,7 @@ class CheckpointHandler:
         state = {
             "epoch": engine.state.epoch,
             "epoch_length": engine.state.epoch_length,
+            "accumulation_steps": getattr(engine, "accumulation_steps", 1),
             "best": self.best,
             "best_epoch": self.best_epoch,
         }
@@ -149,6 +157,17 @@ class CheckpointHandler:
 
     def _bare_network(self) -> nn.Module:
         return getattr(self.network, "module", self.network)
+
+
+def _check_hyperparameters(item: Any, state: Mapping[str, Any], path: Path) -> None:
+    """An optimiser's and a schedule's state would silently put their own settings in place of this run's."""
+    pairs = [({"warmup_steps": getattr(item, "warmup_steps", None)}, state)] if "warmup_steps" in state else []
+    pairs += list(zip(getattr(item, "param_groups", []), state.get("param_groups", []), strict=False))
+    for ours, theirs in pairs:
+        for key, value in ours.items():
+            if key not in ("lr", "params") and key in theirs and value != theirs[key]:
+                name = "learning_rate" if key == "initial_lr" else key
+                raise CxrError(f"{path}: was made with {name} {theirs[key]}, not {value}; {KEEP}")
 
 
 def _restore(item: Any, state: Mapping[str, Any]) -> None:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
+
+from cxrmonai import distributed
 
 
 def data_parallel(network: nn.Module, device: str | torch.device) -> nn.Module:
-    """Wraps a network for data-parallel training; on GPUs its batch norms see the batch of all ranks.
+    """Wraps a network for data-parallel training where there are several ranks, else returns it as it is.
+
+    On GPUs its batch norms then see the batch of all ranks. The conversion is timm's, since PyTorch's own drops the
+    activation that timm's encoders fuse with their norms.
 
     Args:
         network: on `device`.
         device: of this rank, after `distributed.start`.
     """
-    device = torch.device(device)
-    if device.type != "cuda":
+    if distributed.world_size() == 1:
+        return network
+    if torch.device(device).type != "cuda":
         return nn.parallel.DistributedDataParallel(network)
-    network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    network = convert_sync_batchnorm(network)
     return nn.parallel.DistributedDataParallel(network, device_ids=[torch.cuda.current_device()])
 
 

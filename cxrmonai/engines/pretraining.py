@@ -100,6 +100,10 @@ def summarise(
             "untrained": probe(untrained.to(device), progress=True),
         }
         lines += _probe_lines(probe, results)
+    if sys.prefix != sys.base_prefix and str(Path(sys.prefix, "bin")) not in os.environ.get("PATH", "").split(
+        os.pathsep
+    ):
+        lines.append(f"First, in a shell:  . {short(Path(sys.prefix, 'bin', 'activate'))}")
     lines += [
         f"Watch the run:      tensorboard --logdir {short(log_dir)}",
         f"Evaluate in full:   python -m monai.bundle run --config_file {short(config)}"

@@ -21,6 +21,7 @@ from cxrmonai.data.table import name_list
 from cxrmonai.data.targets import make_targets
 from cxrmonai.engines.batches import PrepareBatch
 from cxrmonai.engines.monitoring import ProgressBar
+from cxrmonai.engines.parallel import amp_options
 from cxrmonai.errors import CxrError
 from cxrmonai.metrics import classification_summary
 
@@ -59,6 +60,8 @@ class Probe:
         temperature: of the kNN probe's weights.
         batch_size: images a step.
         device: where the network runs.
+        amp: mixed precision for the features, on a GPU.
+        limit: most images to fit on, and most to score, drawn once with a fixed seed; 0 for all.
 
     Raises:
         CxrError: unknown method, split or class; a store without findings; a split without images.
@@ -77,14 +80,16 @@ class Probe:
         temperature: float = 0.1,
         batch_size: int = 128,
         device: str | torch.device = "cpu",
+        amp: bool = False,
+        limit: int = 0,
     ) -> None:
         if method not in METHODS:
             raise CxrError(f"probe '{method}': known are {', '.join(METHODS)}")
         if split not in ("val", "test", "all"):
             raise CxrError(f"split '{split}': a probe scores val, test or all (both)")
         held_out = ["val", "test"] if split == "all" else split
-        self.train = StoreDataset(data_file, "train")
-        self.held_out = StoreDataset(data_file, held_out)
+        self.train = _at_most(StoreDataset(data_file, "train"), limit)
+        self.held_out = _at_most(StoreDataset(data_file, held_out), limit)
         self.both = StoreDataset(data_file, rows=np.concatenate([self.train.rows, self.held_out.rows]))
         self.store = self.train.store
         if not self.store.class_names:
@@ -95,7 +100,7 @@ class Probe:
             raise CxrError(f"{data_file}: no finding '{unknown[0]}'; it has {', '.join(self.store.class_names)}")
         self.transform, self.method, self.policy = transform, method, policy
         self.strength, self.neighbours, self.temperature = strength, neighbours, temperature
-        self.batch_size, self.device = batch_size, device
+        self.batch_size, self.device, self.amp = batch_size, device, amp
 
     def __call__(self, network: nn.Module, progress: bool = False) -> ProbeResult:
         """Probes an encoder.
@@ -112,7 +117,7 @@ class Probe:
     def features(self, network: nn.Module, progress: bool = False) -> np.ndarray:
         """(N, D) float32 features of the training images and then the held-out ones, in the order of `both`."""
         loader = store_loader(self.both, self.batch_size, shard=False)
-        return extract_features(network, loader, self.transform, self.device, progress)
+        return extract_features(network, loader, self.transform, self.device, progress, self.amp)
 
     def fit(self, features: np.ndarray) -> ProbeResult:
         """Fits on the training images' part of (N, D) `features` and scores the held-out ones' part."""
@@ -139,12 +144,20 @@ class Probe:
         return make_targets(self.store.labels[dataset.rows][:, columns], self.class_names, self.policy)
 
 
+def _at_most(dataset: StoreDataset, limit: int) -> StoreDataset:
+    if not limit or len(dataset) <= limit:
+        return dataset
+    chosen = np.random.default_rng(0).choice(dataset.rows, limit, replace=False)
+    return StoreDataset(dataset.store.path, rows=np.sort(chosen))
+
+
 def extract_features(
     network: nn.Module,
     loader: Any,
     transform: Callable[[Mapping[Any, Any]], Mapping[Any, Any]] | None,
     device: str | torch.device,
     progress: bool = False,
+    amp: bool = False,
 ) -> np.ndarray:
     """Runs a network in eval mode over a loader that keeps its order.
 
@@ -154,6 +167,7 @@ def extract_features(
         transform: batch transform to the network's input.
         device: where to run.
         progress: whether to show a bar.
+        amp: mixed precision, on a GPU.
 
     Returns:
         (N, D) float32.
@@ -167,6 +181,8 @@ def extract_features(
         prepare_batch=PrepareBatch(transform),
         decollate=False,
         val_handlers=[*bar, collector],
+        amp=amp,
+        amp_kwargs=amp_options(),
     )
     evaluator.run()
     return collector.array

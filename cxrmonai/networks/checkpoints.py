@@ -27,18 +27,18 @@ class DescribedNetwork(nn.Module):
 
     Args:
         encoder: made by `networks.encoders.encoder`.
-        image_size: edge in pixels of the images it is trained on; 0 where that is not known.
+        settings: config keys and values that whoever uses the weights must repeat; `image_size` at least.
     """
 
-    def __init__(self, encoder: nn.Module, image_size: int = 0) -> None:
+    def __init__(self, encoder: nn.Module, settings: Mapping[str, int | str]) -> None:
         super().__init__()
         self.encoder = encoder
-        self.image_size = image_size
+        self.settings = dict(settings)
 
     @torch.jit.unused
     def get_extra_state(self) -> torch.Tensor:
         """The description as (K,) uint8."""
-        content = {"encoder": self.encoder.description.as_dict(), "image_size": self.image_size}
+        content = {"encoder": self.encoder.description.as_dict(), "settings": self.settings}
         text = json.dumps(content, sort_keys=True)
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
@@ -171,9 +171,9 @@ def load_network(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     description = _description(weights, path)
     if description is not None and isinstance(network, DescribedNetwork):
         _check_build(description, network, path)
-        size = trained_size(path)
-        if size != network.image_size:
-            raise CxrError(f"{path}: was trained on images of {size} px; give --image_size {size}")
+        for key, value in _settings(weights).items():
+            if network.settings.get(key) != value:
+                raise CxrError(f"{path}: was trained with {key} {value}; give --{key} {value}")
     load_all(network, weights, path)
     return network
 
@@ -187,7 +187,11 @@ def trained_size(path: str | os.PathLike[str]) -> int:
     weights = read_weights(path)
     if _description(weights, path) is None:
         raise CxrError(f"{path}: does not tell the size of its images; give --image_size")
-    return int(json.loads(bytes(weights[DESCRIPTION_KEY].tolist())).get("image_size", 0))
+    return int(_settings(weights)["image_size"])
+
+
+def _settings(weights: Mapping[str, torch.Tensor]) -> dict[str, int | str]:
+    return json.loads(bytes(weights[DESCRIPTION_KEY].tolist()))["settings"]
 
 
 def untrained_twin(network: nn.Module, seed: int) -> nn.Module:

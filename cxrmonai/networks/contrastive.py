@@ -38,7 +38,8 @@ class ContrastiveNetwork(DescribedNetwork):
         head: str = "mlp",
         output: str = "projection",
     ) -> None:
-        super().__init__(make_encoder(encoder, in_channels, stem, image_size), image_size)
+        settings = {"image_size": image_size, "feature_size": feature_size, "head": head}
+        super().__init__(make_encoder(encoder, in_channels, stem, image_size), settings)
         if output not in OUTPUTS:
             raise CxrError(f"output '{output}': known are {', '.join(OUTPUTS)}")
         self.head = projection_head(self.encoder.num_features, feature_size, head)

@@ -20,7 +20,7 @@ class EncoderDescription:
     Attributes:
         name: a timm model name, such as `resnet18`, `densenet121`, `convnext_tiny`, `vit_small_patch16_224`.
         in_channels: channels of the input.
-        stem: `default`, or `cifar` for images of 64 pixels and less.
+        stem: `default`, or `cifar` for small images.
         image_size: edge of the input in pixels, where the backbone is built for one (vision transformers); else 0.
     """
 

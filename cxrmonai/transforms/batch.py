@@ -141,8 +141,9 @@ class BatchRandGeometryd(RandomizableTransform, MapTransform):
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
-        if not 0 < scale[0] <= scale[1]:
-            raise CxrError(f"scale {tuple(scale)}: must be two numbers above 0, the smaller first")
+        for label, span in (("scale", scale), ("ratio", ratio)):
+            if not isinstance(span, Sequence) or len(span) != 2 or not 0 < span[0] <= span[1]:
+                raise CxrError(f"{label} {span}: must be two numbers above 0, the smaller first, such as [0.5, 1.0]")
         self.size, self.scale, self.ratio = size, tuple(scale), tuple(ratio)
         self.rotate, self.shift, self.flip_prob = rotate, shift, flip_prob
         self.theta = np.zeros((0, 2, 3), np.float32)

@@ -87,7 +87,8 @@ def test_exports_to_torchscript(folder, tmp_path):
         config_file=str(folder / "configs/inference.json"),
         bundle_root=str(folder),
     )
-    images = torch.rand(3, 1, 64, 64)
+    image = json.loads((folder / "configs/metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+    images = torch.rand(3, image["num_channels"], *image["spatial_shape"])
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(images), network(images))
 

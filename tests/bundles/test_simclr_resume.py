@@ -1,10 +1,14 @@
 """A run that was broken off and resumed equals one that was not, bit for bit on the CPU."""
 
+import json
+
 import pytest
 import torch
 from bundle_runs import REPOSITORY, SMALL
 from ignite.engine import Events
 from monai.bundle import create_workflow
+
+from cxrmonai.errors import user_error
 
 CONFIG = REPOSITORY / "bundles/simclr/configs/train.json"
 
@@ -20,6 +24,14 @@ def workflow(folder, store, **overrides):
     )
     made.initialize()
     return made
+
+
+def causes(error):
+    found = []
+    while error is not None:
+        found.append(type(error))
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def checkpoint(folder):
@@ -61,7 +73,7 @@ def test_resumed_equals_uninterrupted(tmp_path, small_phantom, overrides):
     trainer.add_event_handler(Events.ITERATION_STARTED(once=2 * length + 2), break_off)
     with pytest.raises(Exception) as broken:  # noqa: PT011 - MONAI wraps what an expression raises
         first.run()
-    assert isinstance(broken.value.__cause__ or broken.value, (BrokenOff, RuntimeError))
+    assert BrokenOff in causes(broken.value)
     assert checkpoint(parts)["state"]["epoch"] == 2
     workflow(parts, small_phantom, resume=True, **overrides).run()
 
@@ -81,3 +93,34 @@ def test_resuming_nothing_starts_anew_and_says_so(tmp_path, small_phantom, capsy
     workflow(tmp_path, small_phantom, max_epochs=1, resume=True).run()
     assert "starts anew" in capsys.readouterr().out
     assert checkpoint(tmp_path)["state"]["epoch"] == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("learning_rate", 0.5), ("weight_decay", 0.1), ("accumulation_steps", 2)])
+def test_resuming_with_another_setting_is_refused(tmp_path, small_phantom, key, value):
+    if not (tmp_path / "checkpoint.pt").exists():
+        workflow(tmp_path, small_phantom, max_epochs=1).run()
+    with pytest.raises(Exception) as refused:  # noqa: PT011 - MONAI wraps what an expression raises
+        workflow(tmp_path, small_phantom, max_epochs=2, resume=True, **{key: value}).run()
+    assert f"was made with {key}" in str(user_error(refused.value))
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(tmp_path, small_phantom):
+    with pytest.raises(Exception) as ended:  # noqa: PT011 - MONAI wraps what an expression raises
+        workflow(tmp_path, small_phantom, learning_rate=1e30, warmup_epochs=0).run()
+    assert "lower --learning_rate" in str(user_error(ended.value))
+    assert all(torch.isfinite(value).all() for value in checkpoint_networks(tmp_path))
+
+
+def checkpoint_networks(folder):
+    return checkpoint(folder)["network"].values() if (folder / "checkpoint.pt").exists() else []
+
+
+def test_train_evaluate_and_inference_see_images_alike():
+    configs = {
+        name: json.loads((CONFIG.parent / f"{name}.json").read_text()) for name in ("train", "evaluate", "inference")
+    }
+    plain = {name: config["plain_view"]["transforms"] for name, config in configs.items()}
+    assert plain["train"] == plain["evaluate"]
+    assert plain["inference"] == [step for step in plain["train"] if "Resize" not in step["_target_"]]
+    assert configs["train"]["stem"] == configs["inference"]["stem"]
+    assert configs["train"]["views"]["transforms"][-1] == plain["train"][-1]

@@ -119,7 +119,7 @@ def test_inference_at_another_size_than_trained_is_refused(trained, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64), np.uint8))
     made = bundle("bundles/simclr/configs/inference.json", trained, dataset_dir=tmp_path, output_dir=tmp_path)
     assert error_lines(made) == [
-        f"error: {trained}/bundles/simclr/models/model.pt: was trained on images of {SIZE} px; give --image_size {SIZE}"
+        f"error: {trained}/bundles/simclr/models/model.pt: was trained with image_size {SIZE}; give --image_size {SIZE}"
     ]
 
 
@@ -171,6 +171,8 @@ def test_two_ranks_train_and_only_one_writes(trained, small_phantom, tmp_path):
     assert len(list((tmp_path / "eval/tensorboard").iterdir())) == 1
     assert made.stderr.count("epoch 2/2: 100%") >= 1
     assert {path.name for path in (tmp_path / "models").iterdir()} == {"checkpoint.pt", "model.pt", "model_final.pt"}
+    state = torch.load(tmp_path / "models/checkpoint.pt", weights_only=True)["state"]
+    assert state["epoch_length"] == len(open_store(small_phantom).rows("train")) // 2 // 8
     keys = torch.load(tmp_path / "models/model.pt", weights_only=True)
     assert not any(key.startswith("module.") for key in keys)
 

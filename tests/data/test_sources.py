@@ -103,7 +103,7 @@ def test_nih_official_lists(nih, lists):
     assert split[3] == "test"
     assert sorted(set(split[:3])) == ["train", "val"]
     assert split[0] == split[1] != split[2]
-    assert any("val drawn by patient from the published train_val list" in note for note in found.notes)
+    assert any("val drawn by patient from the published training images" in note for note in found.notes)
 
 
 def test_nih_without_lists_all_three_are_drawn(nih):
@@ -318,3 +318,14 @@ def test_every_source_names_its_options(tmp_path, name):
         load_source(name, tmp_path, wrong=1)
     with pytest.raises(CxrError, match="no such folder"):
         load_source(name, tmp_path / "absent", **({"table": "t.csv"} if name == "csv" else {}))
+
+
+def test_a_published_split_without_val_gives_up_some_training_patients(tmp_path):
+    rows = [f"{k}.png,p{k // 2},{'train' if k < 32 else 'test'}" for k in range(40)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,patient,part", *rows]))
+    found = load_source("csv", tmp_path, table="table.csv", patient_column="patient", split_column="part")
+    split = found.table.groupby("split")["patient_id"].agg(set)
+    assert found.table["split"].tolist()[32:] == ["test"] * 8
+    assert len(split["val"]) == 2
+    assert not split["val"] & split["train"]
+    assert any("val drawn by patient" in note for note in found.notes)

@@ -78,9 +78,13 @@ def with_splits(table: pd.DataFrame, seed: int, published: bool, notes: list[str
         table = table.copy()
         table["split"] = split_by_patient(table["patient_id"].tolist(), seed=seed)
         notes.append(f"train, val and test drawn by patient with seed {seed}")
-    elif (table["split"] == "train_val").any():
-        table = carve_validation(table, seed=seed)
-        notes.append(f"val drawn by patient from the published train_val list with seed {seed}")
+    else:
+        table = table.copy()
+        if not (table["split"] == "val").any():
+            table["split"] = table["split"].replace("train", "train_val")
+        if (table["split"] == "train_val").any():
+            table = carve_validation(table, seed=seed)
+            notes.append(f"val drawn by patient from the published training images with seed {seed}")
     unplaced = int((table["split"] == "").sum())
     if unplaced:
         notes.append(f"{unplaced} images are in no published split: left out of train, val and test")
