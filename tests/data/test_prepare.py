@@ -190,6 +190,8 @@ def stuck(tmp_path, csv_set):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # A test run in the background of a shell ignores interrupts, and its children would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         started.append(process)
         status = tmp_path / "a.h5.partial" / "status.raw"
