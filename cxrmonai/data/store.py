@@ -30,7 +30,7 @@ import pandas as pd
 
 from cxrmonai._version import __version__
 from cxrmonai.data.geometry import GEOMETRY_COLUMNS
-from cxrmonai.data.table import BASE_COLUMNS, BOX_COLUMNS, validate_table
+from cxrmonai.data.table import BOX_COLUMNS, validate_table
 from cxrmonai.errors import CxrError
 from cxrmonai.files import atomic_path
 
@@ -370,4 +370,4 @@ def _check_format(path: Path, attributes: Mapping[str, Any]) -> None:
         )
 
 
-__all__ = ["BASE_COLUMNS", "FORMAT_VERSION", "Store", "blocks", "open_store", "write_store"]
+__all__ = ["FORMAT_VERSION", "Store", "blocks", "open_store", "write_store"]
