@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT.parent / "shared/data/nih_sample"
 CONFIGS = ROOT / "bundles/simclr/configs"
-HANDLERS = ("EpochSeed", "StopOnNonFinite", "LrScheduleHandler", "ProgressBar", "TensorBoardLog")
+LEFT_OUT = ("ValidationHandler", "ProbeCurve", "CheckpointHandler")
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ def simclr(setup: Setup, size: int, batch_size: int, steps: int, store_size: int
             "stem": "default",
             "batch_size": batch_size,
             "train::dataset::split": "all",
-            "train::handlers": [part for name, part in handlers.items() if name in HANDLERS],
+            "train::handlers": [part for name, part in handlers.items() if name not in LEFT_OUT],
             "train::trainer::max_epochs": 0,
         }
     )

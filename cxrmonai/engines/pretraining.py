@@ -100,9 +100,8 @@ def summarise(
             "untrained": probe(untrained.to(device), progress=True),
         }
         lines += _probe_lines(probe, results)
-    if sys.prefix != sys.base_prefix and str(Path(sys.prefix, "bin")) not in os.environ.get("PATH", "").split(
-        os.pathsep
-    ):
+    programs = os.environ.get("PATH", "").split(os.pathsep)
+    if sys.prefix != sys.base_prefix and str(Path(sys.prefix, "bin")) not in programs:
         lines.append(f"First, in a shell:  . {short(Path(sys.prefix, 'bin', 'activate'))}")
     lines += [
         f"Watch the run:      tensorboard --logdir {short(log_dir)}",

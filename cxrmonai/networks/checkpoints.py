@@ -171,7 +171,7 @@ def load_network(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     description = _description(weights, path)
     if description is not None and isinstance(network, DescribedNetwork):
         _check_build(description, network, path)
-        for key, value in _settings(weights).items():
+        for key, value in _settings(weights, path).items():
             if network.settings.get(key) != value:
                 raise CxrError(f"{path}: was trained with {key} {value}; give --{key} {value}")
     load_all(network, weights, path)
@@ -185,13 +185,16 @@ def trained_size(path: str | os.PathLike[str]) -> int:
         CxrError: see `read_weights`; or the file does not tell.
     """
     weights = read_weights(path)
-    if _description(weights, path) is None:
+    if DESCRIPTION_KEY not in weights:
         raise CxrError(f"{path}: does not tell the size of its images; give --image_size")
-    return int(_settings(weights)["image_size"])
+    return int(_settings(weights, path)["image_size"])
 
 
-def _settings(weights: Mapping[str, torch.Tensor]) -> dict[str, int | str]:
-    return json.loads(bytes(weights[DESCRIPTION_KEY].tolist()))["settings"]
+def _settings(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> dict[str, int | str]:
+    try:
+        return json.loads(bytes(weights[DESCRIPTION_KEY].tolist()))["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CxrError(f"{path}: does not tell how it was trained; upgrade cxrmonai, or use other weights") from error
 
 
 def untrained_twin(network: nn.Module, seed: int) -> nn.Module:

@@ -89,6 +89,23 @@ def test_seeds_matter(tmp_path, small_phantom):
     assert not torch.equal(left["encoder.conv1.weight"], right["encoder.conv1.weight"])
 
 
+def test_images_on_the_device_train_as_those_in_the_file(tmp_path, small_phantom):
+    for resident in (False, True):
+        made = workflow(tmp_path / str(resident), small_phantom, max_epochs=1, images_on_device=resident)
+        assert (made.train_dataset._resident is not None) is resident
+        made.run()
+    same(checkpoint(tmp_path / "False"), checkpoint(tmp_path / "True"))
+
+
+def test_pretrained_weights_are_what_a_run_starts_from(tmp_path, small_phantom):
+    workflow(tmp_path / "first", small_phantom, max_epochs=1).run()
+    second = workflow(tmp_path / "second", small_phantom, pretrained=str(tmp_path / "first/model.pt"), seed=9)
+    weights = torch.load(tmp_path / "first/model.pt", weights_only=True)
+    started = second.parser.get_parsed_content("network").state_dict()
+    same({key: value for key, value in started.items() if key.startswith("encoder.")},
+         {key: value for key, value in weights.items() if key.startswith("encoder.")})  # fmt: skip
+
+
 def test_resuming_nothing_starts_anew_and_says_so(tmp_path, small_phantom, capsys):
     workflow(tmp_path, small_phantom, max_epochs=1, resume=True).run()
     assert "starts anew" in capsys.readouterr().out

@@ -192,3 +192,11 @@ def test_classes_are_a_list_or_a_text(store, plain_view):
         assert Probe(store, plain_view, classes=classes).class_names == ["Edema", "Mass"]
     with pytest.raises(CxrError, match="no finding 'Gout'"):
         Probe(store, plain_view, classes="Gout")
+
+
+def test_a_limit_draws_so_many_images_of_each_part(store, plain_view):
+    whole, part = (Probe(store, plain_view, split="all", limit=limit) for limit in (0, 5))
+    assert (len(part.train), len(part.held_out), len(part.both)) == (5, 5, 10)
+    assert set(part.train.rows) < set(whole.train.rows)
+    assert set(part.held_out.rows) < set(whole.held_out.rows)
+    np.testing.assert_array_equal(part.both.rows, Probe(store, plain_view, split="all", limit=5).both.rows)
