@@ -18,7 +18,7 @@ TEXT_COLUMNS = ("image", "image_id", "patient_id", "study_id", "view", "sex", "s
 NUMBER_COLUMNS = ("age",)
 BASE_COLUMNS = ("image", "image_id", "patient_id", "study_id", "view", "age", "sex", "split")
 BOX_COLUMNS = ("image_id", "finding", "x", "y", "w", "h")
-MASK_COLUMNS = ("image_id", "finding", "path")
+MASK_COLUMNS = ("image_id", "finding", "path", "rle")
 SPLITS = ("train", "val", "test")
 LABEL_VALUES = (1.0, 0.0, -1.0)
 

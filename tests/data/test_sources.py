@@ -153,7 +153,7 @@ def test_nih_without_its_table_or_with_another(nih):
     with pytest.raises(CxrError, match=r"Data_Entry_2017_v2020\.csv: no column 'Patient Age'"):
         load_source("nih", root)
     (root / "Data_Entry_2017_v2020.csv").write_text(REVISED.replace("0000000", "1111111"))
-    with pytest.raises(CxrError, match="none of the 4 images"):
+    with pytest.raises(CxrError, match="none of its 4 images"):
         load_source("nih", root)
 
 
@@ -224,7 +224,7 @@ def test_csv_with_every_option(csv_root):
     np.testing.assert_array_equal(table["Mass"], [1, 0, np.nan, 1])
     np.testing.assert_array_equal(table["Lung Opacity"], [-1, np.nan, 1, 0])
     assert found.masks.to_dict("list") == {
-        "image_id": ["first", "third"], "finding": ["seg", "seg"], "path": ["m/1.png", "m/3.png"]
+        "image_id": ["first", "third"], "finding": ["seg", "seg"], "path": ["m/1.png", "m/3.png"], "rle": ["", ""]
     }  # fmt: skip
     assert found.notes == []
 

@@ -1,46 +1,99 @@
 """Sources: a publisher's files in, one `Collection` out.
 
-A new source is a module here with a `load(root, …) -> Collection`, and one line in `SOURCES`. The keyword arguments of
-`load` are the options of `python -m cxrmonai prepare NAME`.
+A new source is a module here and one line in `SOURCES`. The module has `ABOUT` (one line), `NEEDS` (the files below the
+root, one line each), `WHERE` (address, or empty) and `load(root, …) -> Collection`, whose keyword arguments are the
+options of `python -m cxrmonai prepare NAME` and whose docstring is their help.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from cxrmonai.data.sources import csv, folder, nih
+from cxrmonai.data.sources import (
+    chexpert,
+    csv,
+    dicom,
+    folder,
+    indiana,
+    jsrt,
+    mimic,
+    montgomery,
+    nih,
+    padchest,
+    rsna,
+    shenzhen,
+    siim,
+    vindr,
+)
 from cxrmonai.data.sources.base import Collection
 from cxrmonai.errors import CxrError
 
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """A source as the registry knows it.
+    """A source as the registry knows it, read off its module.
 
     Attributes:
         load: `load(root, **options) -> Collection`.
-        about: one line: what it is and what it needs.
+        about: one line: what it is.
+        needs: the files below the root, one line each.
+        where: address it is published at; empty for one's own data.
+        drawn_from: the source that its images were taken from, where they were.
     """
 
     load: Callable[..., Collection]
     about: str
+    needs: tuple[str, ...]
+    where: str
+    drawn_from: str = ""
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
         """Keyword arguments of `load` besides the root."""
         return {name: value for name, value in inspect.signature(self.load).parameters.items() if name != "root"}
 
+    def option_help(self) -> dict[str, str]:
+        """What each option is, from the docstring of `load`."""
+        lines = (inspect.getdoc(self.load) or "").split("Args:")[-1].split("Returns:")[0].splitlines()
+        told: dict[str, str] = {}
+        for line in lines:
+            match = re.match(r"    (\w+): (.*)", line)
+            if match:
+                name = match[1]
+                told[name] = match[2]
+            elif told and line.strip():
+                told[name] += " " + line.strip()
+        return {name: told.get(name, "") for name in self.options}
+
+
+def _entry(module: ModuleType) -> SourceEntry:
+    return SourceEntry(module.load, module.ABOUT, module.NEEDS, module.WHERE, getattr(module, "DRAWN_FROM", ""))
+
 
 SOURCES: dict[str, SourceEntry] = {
-    "nih": SourceEntry(
-        nih.load, "ChestX-ray14: images folder, Data_Entry_2017*.csv, BBox_List_2017.csv, official lists"
-    ),
-    "csv": SourceEntry(csv.load, "any table with a column of image paths: --table, --path_column, --class_columns, …"),
-    "folder": SourceEntry(folder.load, "a folder of radiographs without labels"),
+    name: _entry(module)
+    for name, module in {
+        "nih": nih,
+        "chexpert": chexpert,
+        "mimic": mimic,
+        "padchest": padchest,
+        "vindr": vindr,
+        "rsna": rsna,
+        "siim": siim,
+        "indiana": indiana,
+        "jsrt": jsrt,
+        "shenzhen": shenzhen,
+        "montgomery": montgomery,
+        "dicom": dicom,
+        "csv": csv,
+        "folder": folder,
+    }.items()
 }
 
 

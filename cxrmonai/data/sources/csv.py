@@ -13,6 +13,10 @@ from cxrmonai.data.sources.tables import read_csv, require_columns, with_splits
 from cxrmonai.data.table import MASK_COLUMNS, make_table, name_list, parse_age, parse_labels, parse_sex, parse_split
 from cxrmonai.errors import CxrError
 
+ABOUT = "any table with one row per image and a column of paths"
+NEEDS = ("the table, named with --table", "the images that it names")
+WHERE = ""
+
 
 def load(
     root: Path,
@@ -88,7 +92,8 @@ def load(
 
 def _masks(rows: pd.DataFrame, image_ids: pd.Series, columns: list[str]) -> pd.DataFrame:
     parts = [
-        pd.DataFrame({"image_id": image_ids, "finding": column, "path": rows[column].str.strip()}) for column in columns
+        pd.DataFrame({"image_id": image_ids, "finding": column, "path": rows[column].str.strip(), "rle": ""})
+        for column in columns
     ]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(MASK_COLUMNS))
     return table[table["path"] != ""].reset_index(drop=True)

@@ -10,6 +10,10 @@ from cxrmonai.data.sources.tables import with_splits
 from cxrmonai.data.table import make_table
 from cxrmonai.errors import CxrError
 
+ABOUT = "a folder of radiographs without labels, searched with all below it"
+NEEDS = ("images of any file type that is known",)
+WHERE = ""
+
 
 def load(root: Path, seed: int = 0) -> Collection:
     """Takes every image below the folder, without labels.

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxrmonai.data.reading import image_files
 from cxrmonai.data.sources.base import Collection
-from cxrmonai.data.sources.tables import read_csv, require_columns, with_splits
+from cxrmonai.data.sources.tables import keep_present, need, read_csv, require_columns, with_splits
 from cxrmonai.data.table import make_table, parse_age, parse_sex
 from cxrmonai.errors import CxrError
 
@@ -18,6 +18,13 @@ FINDINGS = (
     "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
 )  # fmt: skip
 ORIGINAL_SIZE = 1024
+ABOUT = "ChestX-ray14 of the NIH Clinical Center: 112,120 frontal radiographs, 14 findings, boxes for 8 of them"
+NEEDS = (
+    "Data_Entry_2017*.csv, either revision",
+    "images/, or images_001/images to images_012/images as the archives unpack",
+    "train_val_list.txt and test_list.txt, for the official split (optional)",
+    "BBox_List_2017.csv, for boxes (optional)",
+)
 WHERE = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
 _SPELLING = {"Infiltrate": "Infiltration"}
 _BOX = ("Bbox [x", "y", "w", "h]")
@@ -44,13 +51,8 @@ def load(root: Path, images: str | None = None, seed: int = 0) -> Collection:
     """
     entries, entry_file = _entries(root)
     files = _files(root, images)
-    present = entries["Image Index"].isin(files)
-    if not present.any():
-        raise CxrError(f"{root}: none of the {len(entries)} images of {entry_file.name} is in {images or 'images'}")
-    notes = []
-    if not present.all():
-        notes.append(f"{int((~present).sum())} of {len(entries)} rows of {entry_file.name} have no file here: left out")
-    entries = entries[present].reset_index(drop=True)
+    notes: list[str] = []
+    entries = keep_present(entries, entries["Image Index"].isin(files), entry_file, notes)
     table = _table(entries, files)
     table["split"], published = _official_split(root, entries["Image Index"])
     table = with_splits(table, seed, published, notes)
@@ -58,12 +60,10 @@ def load(root: Path, images: str | None = None, seed: int = 0) -> Collection:
 
 
 def _entries(root: Path) -> tuple[pd.DataFrame, Path]:
-    found = sorted(root.glob("Data_Entry_2017*.csv"))
-    if not found:
-        raise CxrError(f"{root}: no Data_Entry_2017*.csv; it is published at {WHERE}")
-    table = read_csv(found[-1])
-    require_columns(table, ["Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender"], found[-1])
-    return table, found[-1]
+    file = need(root, "Data_Entry_2017*.csv", WHERE)
+    table = read_csv(file)
+    require_columns(table, ["Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender"], file)
+    return table, file
 
 
 def _files(root: Path, images: str | None) -> dict[str, str]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from cxrmonai.data.reading import image_files
 from cxrmonai.data.splits import carve_validation, check_overlap, split_by_patient
+from cxrmonai.data.table import MASK_COLUMNS
 from cxrmonai.errors import CxrError
 
 
@@ -49,6 +51,66 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> 
     missing = [name for name in columns if name not in table]
     if missing:
         raise CxrError(f"{path}: no column '{missing[0]}'; it has {', '.join(map(str, table.columns))}")
+
+
+def need(root: Path, patterns: str | Sequence[str], where: str) -> Path:
+    """Finds a published file.
+
+    Args:
+        root: folder of the data set.
+        patterns: glob patterns below it, in order of preference; of several matches the last in order is taken.
+        where: address it is published at.
+
+    Returns:
+        Its path.
+
+    Raises:
+        CxrError: there is none; says which and where it is published.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    for pattern in patterns:
+        found = sorted(root.glob(pattern))
+        if found:
+            return found[-1]
+    published = f"; it is published at {where}" if where else ""
+    raise CxrError(f"{root}: no {' or '.join(patterns)}{published}")
+
+
+def keep_present(rows: pd.DataFrame, present: pd.Series, table_file: Path, notes: list[str]) -> pd.DataFrame:
+    """Leaves out the rows whose image is not here.
+
+    Args:
+        rows: one per image.
+        present: (N,) bool: whether its file is here.
+        table_file: that the rows are from.
+        notes: gets a sentence where rows are left out.
+
+    Returns:
+        The rows that are left, numbered anew.
+
+    Raises:
+        CxrError: none is left.
+    """
+    if not present.any():
+        raise CxrError(
+            f"{table_file}: none of its {len(rows)} images is here; unpack the images beside it as published"
+        )
+    if not present.all():
+        notes.append(f"{int((~present).sum())} of {len(rows)} rows of {table_file.name} have no file here: left out")
+    return rows[present.to_numpy()].reset_index(drop=True)
+
+
+def files_by_name(root: Path, folder: Path, stem: bool = False) -> dict[str, str]:
+    """Images below a folder: file name (or its stem) → path below the root, `/` between its parts."""
+    return {(path.stem if stem else path.name): path.relative_to(root).as_posix() for path in image_files(folder)}
+
+
+def mask_rows(
+    image_ids: Sequence[str] | pd.Series, finding: str, paths: Sequence[str] = (), rles: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Rows of `Collection.masks`: one image id for each path, or for each run-length text."""
+    values = {"path": list(paths) or "", "rle": list(rles) or ""}
+    return pd.DataFrame({"image_id": list(image_ids), "finding": finding, **values}, columns=list(MASK_COLUMNS))
 
 
 def with_splits(table: pd.DataFrame, seed: int, published: bool, notes: list[str]) -> pd.DataFrame:
