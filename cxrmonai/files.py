@@ -14,11 +14,12 @@ from cxrmonai.errors import CxrError
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], private: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, and renames it to `path` when the block ends without an error.
 
     Args:
         path: the file to write; missing folders are made.
+        private: whether only its owner may read it.
 
     Raises:
         CxrError: the folder cannot be made or written to.
@@ -35,15 +36,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod((0o600 if private else 0o666) & ~umask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes `text` to `path` (UTF-8) atomically."""
-    with atomic_path(path) as temporary:
+def write_text(path: str | os.PathLike[str], text: str, private: bool = False) -> None:
+    """Writes `text` to `path` (UTF-8) atomically; where `private`, only its owner may read it."""
+    with atomic_path(path, private) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -26,6 +26,8 @@ def describe(store: Store) -> str:
         f"patients {table['patient_id'].nunique()}, {_counts(table['view'], 'views')}, {_counts(table['sex'], 'sex')}, "
         + _ages(table["age"].to_numpy(float)),
     ]
+    if "source" in table:
+        lines.append(_counts(table["source"], "images from"))
     for name in (*SPLITS, ""):
         rows = table[table["split"] == name]
         if len(rows):

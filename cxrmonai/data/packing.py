@@ -9,10 +9,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ import cv2
 import numpy as np
 
 from cxrmonai.data.geometry import GEOMETRY_COLUMNS, letterbox, letterbox_geometry, same_aspect
+from cxrmonai.data.masks import decode_rle
 from cxrmonai.data.reading import read_image, to_store_pixels
 from cxrmonai.errors import CxrError
 
 TODO, DONE, SKIPPED = 0, 1, 2
+CHUNKS_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Task:
     """What a worker needs to know about the whole.
 
     Attributes:
-        root: folder that paths are relative to, absolute.
+        roots: folders that paths are relative to, absolute, by the first part of a path; one folder alone stands under
+            the empty name.
         folder: where the raw arrays lie.
         size: edge of the square images in pixels.
         depth: 8 or 16 bits.
@@ -39,7 +43,7 @@ class Task:
         mask_names: order of the bits of a mask.
     """
 
-    root: str
+    roots: Mapping[str, str]
     folder: str
     size: int
     depth: int
@@ -73,21 +77,23 @@ class Row:
 
     Attributes:
         index: row of the arrays.
-        image: path below the root.
+        image: path below the root, or below the root that its first part names.
         original: (height, width) of the frame of boxes, where it is not the file's own.
         spacing: (row, column) pixel spacing of that frame in mm, where it is known.
-        masks: names and paths.
+        masks: name, path and run lengths of each, one of the last two filled.
     """
 
     index: int
     image: str
     original: tuple[float, float] | None
     spacing: tuple[float, float] | None
-    masks: tuple[tuple[str, str], ...]
+    masks: tuple[tuple[str, str, str], ...]
 
 
-def pack(task: Task, chunks: list[list[Row]], workers: int) -> Iterator[tuple[int, list[tuple[int, str]]]]:
+def pack(task: Task, chunks: Iterable[list[Row]], workers: int) -> Iterator[tuple[int, list[tuple[int, str]]]]:
     """Does chunks of rows, and yields for each how many there were and which failed why, in no order.
+
+    Chunks are taken from the iterable as processes become free, so that they never stand in memory together.
 
     Args:
         task: the whole; its arrays exist.
@@ -97,16 +103,21 @@ def pack(task: Task, chunks: list[list[Row]], workers: int) -> Iterator[tuple[in
     Raises:
         CxrError: a process died.
     """
-    if workers <= 1 or len(chunks) <= 1:
+    if workers <= 1:
         _start_worker(task)
         for chunk in chunks:
             yield _do_chunk(chunk)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=_start_process, initargs=(task,))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_process, initargs=(task,))
+    waiting = iter(chunks)
     try:
-        for future in as_completed([pool.submit(_do_chunk, chunk) for chunk in chunks]):
-            yield future.result()
+        running = {pool.submit(_do_chunk, chunk) for chunk in islice(waiting, CHUNKS_AHEAD * workers)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {pool.submit(_do_chunk, chunk) for chunk in islice(waiting, len(done))}
+            for future in done:
+                yield future.result()
     except BrokenProcessPool as error:
         raise CxrError(
             "a worker process died (out of memory?); run the same command again to go on from here"
@@ -144,17 +155,23 @@ def _do_chunk(rows: list[Row]) -> tuple[int, list[tuple[int, str]]]:
             held = _do_row(task, arrays, row)  # noqa: F841
             arrays["status"][row.index] = DONE
         except CxrError as error:
-            reason = str(error).replace(task.root + os.sep, "")
-            failed.append((row.index, reason.removeprefix(f"{row.image}: ")))
+            failed.append((row.index, _without_roots(task, row.image, str(error))))
             arrays["status"][row.index] = SKIPPED
     return len(rows), failed
 
 
+def _without_roots(task: Task, image: str, reason: str) -> str:
+    """The reason as the store keeps it: the same on every machine, and without the file's name at its beginning."""
+    for name, root in task.roots.items():
+        reason = reason.replace(root.rstrip(os.sep) + os.sep, f"{name}/" if name else "")
+    return reason.removeprefix(f"{image}: ")
+
+
 def _do_row(task: Task, arrays: dict[str, np.memmap], row: Row) -> np.ndarray:
-    raw = read_image(_inside(task.root, row.image))
+    raw = read_image(_inside(task.roots, row.image))
     geometry = letterbox_geometry(*raw.pixels.shape, task.size, row.original, row.spacing or raw.spacing)
     if row.masks:
-        masks = {name: _read_mask(_inside(task.root, path), raw.pixels.shape, task.size) for name, path in row.masks}
+        masks = _masks(task, row, raw.pixels.shape)
         arrays["bits"][row.index] = pack_bits(masks, task.mask_names, task.size)
         arrays["annotated"][row.index] = sum(1 << task.mask_names.index(name) for name in masks)
     arrays["geometry"][row.index] = geometry
@@ -162,22 +179,45 @@ def _do_row(task: Task, arrays: dict[str, np.memmap], row: Row) -> np.ndarray:
     return raw.pixels
 
 
-def _inside(root: str, path: str) -> str:
-    full = os.path.normpath(os.path.join(root, path))
+def _inside(roots: Mapping[str, str], path: str) -> str:
+    name, below = ("", path) if "" in roots else path.split("/", 1)
+    root = roots[name]
+    full = os.path.normpath(os.path.join(root, below))
     if not full.startswith(root.rstrip(os.sep) + os.sep):
         raise CxrError(f"{path}: lies outside of {root}; move it below the root, or give another --root")
     return full
 
 
-def _read_mask(path: str, shape: tuple[int, int], size: int) -> np.ndarray:
+def _masks(task: Task, row: Row, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    # United as they are drawn and resized afterwards: two halves that touch would leave a seam.
+    drawn: dict[tuple[str, tuple[int, int]], np.ndarray] = {}
+    for name, path, rle in row.masks:
+        mask = _mask(_inside(task.roots, path), shape) if path else _drawn(rle, shape)
+        before = drawn.get((name, mask.shape))
+        drawn[name, mask.shape] = mask if before is None else np.maximum(before, mask)
+    masks: dict[str, np.ndarray] = {}
+    for (name, _), mask in drawn.items():
+        masks[name] = masks.get(name, False) | (letterbox(mask, task.size) >= 128)
+    return masks
+
+
+def _mask(path: str, shape: tuple[int, int]) -> np.ndarray:
     pixels = read_image(path).pixels
     # A lossy file blurs the edge between 0 and 255 and speckles the background.
     mask = (pixels > (127 if path.lower().endswith((".jpg", ".jpeg")) else 0)).astype(np.uint8) * 255
+    return _of_aspect(mask, shape, path)
+
+
+def _drawn(rle: str, shape: tuple[int, int]) -> np.ndarray:
+    return _of_aspect(decode_rle(rle).astype(np.uint8) * 255, shape, "run lengths")
+
+
+def _of_aspect(mask: np.ndarray, shape: tuple[int, int], origin: str) -> np.ndarray:
     if not same_aspect(shape, mask.shape):
         raise CxrError(
-            f"{path}: the mask is {mask.shape[1]}×{mask.shape[0]} and its image {shape[1]}×{shape[0]}, another aspect"
+            f"{origin}: the mask is {mask.shape[1]}×{mask.shape[0]} and its image {shape[1]}×{shape[0]}, another aspect"
         )
-    return letterbox(mask, size) >= 128
+    return mask
 
 
 def pack_bits(masks: Mapping[str, np.ndarray], names: Sequence[str], size: int) -> np.ndarray:

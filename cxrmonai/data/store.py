@@ -33,6 +33,7 @@ from cxrmonai.data.geometry import GEOMETRY_COLUMNS
 from cxrmonai.data.table import BOX_COLUMNS, validate_table
 from cxrmonai.errors import CxrError
 from cxrmonai.files import atomic_path
+from cxrmonai.progress import progress_bar
 
 FORMAT = "cxrmonai-store"
 FORMAT_VERSION = 1
@@ -195,6 +196,16 @@ class Store(AbstractContextManager):
         masks = (bits[:, None] & powers[..., None, None]) != 0
         return masks, (annotated[:, None] & powers) != 0
 
+    def mask_flags(self) -> np.ndarray:
+        """(K,) uint32: which names were drawn for each image that has masks, one bit a name."""
+        with self._open() as file:
+            return file["masks"]["annotated"][:]
+
+    def mask_bits(self, place: int) -> np.ndarray:
+        """(S, S) the masks of the image at that place of `mask_rows()`, one bit a name."""
+        with self._open() as file:
+            return file["masks"]["bits"][place]
+
     def mask_rows(self) -> np.ndarray:
         """(K,) row numbers of the images that have masks."""
         if not self._has_masks:
@@ -223,6 +234,7 @@ def write_store(
     keep: np.ndarray | None = None,
     synthetic: bool = False,
     options: Mapping[str, Any] | None = None,
+    progress: bool = False,
 ) -> None:
     """Writes a store under a temporary name and renames it when it is whole.
 
@@ -233,13 +245,14 @@ def write_store(
         table: N rows, as `table.validate_table` has it.
         class_names: the findings among its columns, in order.
         source: where the images came from.
-        boxes: columns of `table.BOX_COLUMNS`.
+        boxes: columns of `table.BOX_COLUMNS`, and what more there is; written in the order of the images.
         masks: rows (K,) of `images`, annotated bits (K,) and bit images (K, S, S), see `packing.pack_bits`.
         mask_names: order of the bits.
         skipped: `image` and `reason`.
         keep: (N,) bool; rows that are written. All by default. Boxes and masks of the others are left out.
         synthetic: whether the images are generated.
         options: how the store was made, for the record; JSON types.
+        progress: whether to show a progress bar.
 
     Raises:
         CxrError: the parts do not fit together, or the file cannot be written.
@@ -252,10 +265,12 @@ def write_store(
     if len(mask_names) > 32:
         raise CxrError(f"{len(mask_names)} mask names; a store holds 32 at most")
     boxes = pd.DataFrame(columns=list(BOX_COLUMNS)) if boxes is None else boxes
-    boxes = boxes[boxes["image_id"].isin(table["image_id"])].astype(dict.fromkeys("xywh", float))
+    row_of = pd.Index(table["image_id"]).get_indexer(boxes["image_id"])
+    order = np.argsort(row_of, kind="stable")
+    boxes = boxes.iloc[order[row_of[order] >= 0]].astype(dict.fromkeys("xywh", float))
     skipped = pd.DataFrame(columns=["image", "reason"]) if skipped is None else skipped
     with atomic_path(path) as temporary, _create(temporary, path) as file:
-        _write_images(file, images, keep)
+        _write_images(file, images, keep, progress)
         file.create_dataset("geometry", data=np.asarray(geometry, np.float64)[keep])
         file["geometry"].attrs["columns"] = json.dumps(GEOMETRY_COLUMNS)
         _write_frame(file.create_group("table"), table[[name for name in table if name not in class_names]])
@@ -301,12 +316,14 @@ def blocks(count: int, bytes_each: int) -> Iterator[slice]:
         yield slice(start, min(start + step, count))
 
 
-def _write_images(file: h5py.File, images: np.ndarray, keep: np.ndarray) -> None:
+def _write_images(file: h5py.File, images: np.ndarray, keep: np.ndarray, progress: bool) -> None:
     kept = np.flatnonzero(keep)
     data = file.create_dataset("images", shape=(len(kept), *images.shape[1:]), dtype=images.dtype)
     everything = len(kept) == len(images)
-    for block in blocks(len(kept), images[0].nbytes):
-        data[block] = images[block] if everything else images[kept[block]]
+    with progress_bar("write", len(kept), "img", progress) as bar:
+        for block in blocks(len(kept), images[0].nbytes):
+            data[block] = images[block] if everything else images[kept[block]]
+            bar.update(block.stop - block.start)
 
 
 def _write_masks(

@@ -30,7 +30,8 @@ def test_a_large_mask_with_long_runs():
 
 @pytest.mark.parametrize(
     ("runs", "inside"),
-    [([], []), ([1, 2], [1, 2]), ([0, 12], range(12)), ([3, 1, 2, 2], [3, 6, 7]), ([1, 2, 9], [1, 2]), ([1, 2, 1], [1, 2])],
+    [([], []), ([1, 2], [1, 2]), ([0, 12], range(12)), ([3, 1, 2, 2], [3, 6, 7]), ([1, 2, 9], [1, 2]),
+     ([1, 2, 1], [1, 2])],
 )  # fmt: skip
 def test_runs_go_down_the_columns(runs, inside):
     flat = np.zeros(12, bool)

@@ -29,35 +29,6 @@ SIZE = 16
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def csv_set(png_folder):
-    """`make(count)` fills a folder with images of several shapes, masks for every third, and `table.csv`."""
-
-    def make(count, name="set"):
-        root = png_folder(count, name)
-        (root / "masks").mkdir()
-        for k in range(count):
-            shape = (24 + k % 5, 20)
-            Image.fromarray(png_folder.draw(k, shape)).save(root / f"{k:03d}.png")
-            Image.fromarray((png_folder.draw(1000 + k, shape) > 127).astype(np.uint8) * 255).save(
-                root / "masks" / f"{k:03d}.png"
-            )
-        rows = pd.DataFrame(
-            {
-                "file": [f"{k:03d}.png" for k in range(count)],
-                "patient": [f"p{k // 2}" for k in range(count)],
-                "Mass": [k % 2 for k in range(count)],
-                "Nodule": [("1", "-1", "")[k % 3] for k in range(count)],
-                "lung": [f"masks/{k:03d}.png" if k % 3 == 0 else "" for k in range(count)],
-            }
-        )
-        rows.to_csv(root / "table.csv", index=False)
-        return root
-
-    make.draw = png_folder.draw
-    return make
-
-
 OPTIONS = {"table": "table.csv", "path_column": "file", "patient_column": "patient", "class_columns": "Mass,Nodule",
            "mask_column": "lung"}  # fmt: skip
 
@@ -361,7 +332,7 @@ def test_wrong_places(tmp_path, csv_set, refused):
     assert "cannot write here" in refused(*command(root, "/proc/a.h5"))
     assert "is a folder" in refused(*command(root, tmp_path))
     assert "no such folder" in refused(*command(tmp_path / "absent", tmp_path / "a.h5"))
-    assert "unknown source 'dicom'" in refused("prepare", "dicom", root, tmp_path / "a.h5")
+    assert "unknown source 'no-such'" in refused("prepare", "no-such", root, tmp_path / "a.h5")
     assert "needs --table" in refused("prepare", "csv", root, tmp_path / "a.h5")
     assert "no such file" in refused("info", tmp_path / "a.h5")
 

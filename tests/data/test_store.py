@@ -78,7 +78,7 @@ def test_round_trip_is_exact(tmp_path, dtype):
     np.testing.assert_array_equal(store.images, given["images"])
     np.testing.assert_array_equal(store.geometry, given["geometry"])
     frames_equal(store.table, given["table"])
-    frames_equal(store.boxes, given["boxes"])
+    frames_equal(store.boxes, given["boxes"].iloc[[0, 2, 1]])  # in the order of the images
     frames_equal(store.skipped, given["skipped"])
     np.testing.assert_array_equal(store.labels, given["table"][["Ödem", "Mass"]].to_numpy(np.float32))
     assert store.column("view").tolist() == ["", "PA", "側面", "AP", "PA"]
