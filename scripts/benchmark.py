@@ -1,6 +1,6 @@
 """Measures what must be fast, each against what else one would use, in one run.
 
-    python scripts/benchmark.py [prepare|load|augment|step] [--data DIR] [--json FILE] [--quick]
+    python scripts/benchmark.py [prepare|table|load|augment|step] [--data DIR] [--json FILE] [--quick]
 
 The two sides of a comparison take turns, and the fastest round of each counts: that is what other programs on the
 machine disturb least. One process is timed in CPU time on one thread; several processes, and a GPU, by the clock.
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
     from torch import nn
 
@@ -161,6 +162,100 @@ def prepare_two_processes(setup: Setup) -> Row:
     two, one = (functools.partial(pack, setup.large, count, out, workers=workers) for workers in (2, 1))
     times = fastest(setup.number(2), two, one, clock=time.perf_counter, warm=False)
     return row("prepare_two_processes", "prepare, two processes : one", count, times, "images/s", 1.5)
+
+
+def dicom_vs_decode(setup: Setup) -> Row:
+    """`prepare` of windowed 12-bit DICOM, in this process, against decoding by `pydicom` and resizing (area) alone."""
+    import cv2
+    import pydicom
+
+    from cxrmonai.data.reading import read_image
+
+    folder = setup.scratch / "dicom"
+    folder.mkdir()
+    files = [folder / f"{k}.dcm" for k in range(setup.number(min(80, len(setup.large)), 4))]
+    for file, image in zip(files, setup.large, strict=False):
+        write_dicom(file, read_image(image).pixels)
+
+    def decode_and_resize() -> None:
+        for file in files:
+            cv2.resize(pydicom.dcmread(file).pixel_array, (256, 256), interpolation=cv2.INTER_AREA)
+
+    def ours() -> None:
+        pack(files, len(files), setup.scratch / "dicom.h5")
+
+    times = fastest(setup.number(5), ours, decode_and_resize)
+    return row("dicom_vs_decode", "prepare of DICOM : decode and resize alone", len(files), times, "images/CPU-s", 0.5)
+
+
+def write_dicom(path: Path, pixels: np.ndarray) -> None:
+    """Writes 8-bit pixels as an uncompressed radiograph of 12 bits stored, with a window."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+        DigitalXRayImageStorageForPresentation,
+        generate_uid(),
+    )
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    image.SOPClassUID, image.SOPInstanceUID, image.Modality = meta.MediaStorageSOPClassUID, generate_uid(), "DX"
+    image.Rows, image.Columns = pixels.shape
+    image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 0
+    image.BitsAllocated, image.BitsStored, image.HighBit = 16, 12, 11
+    image.WindowCenter, image.WindowWidth = 2048, 4096
+    image.PixelData = (pixels.astype(np.uint16) * 16).tobytes()
+    image.save_as(path, enforce_file_format=True)
+
+
+def large_table(setup: Setup) -> pd.DataFrame:
+    """A table of a million images, three a patient, with five findings."""
+    import pandas as pd
+
+    from cxrmonai.data.table import make_table
+
+    count = setup.number(1_000_000, 2_000)
+    names = pd.Series(np.arange(count)).astype(str).str.zfill(8)
+    values = np.random.default_rng(0).choice(np.float32([1, 0, -1, np.nan]), (count, 5))
+    columns = {"image": "images/" + names + ".png", "image_id": names, "patient_id": pd.Series(np.arange(count) // 3)}
+    return make_table({**columns, "view": np.full(count, "PA")}, pd.DataFrame(values, columns=list("ABCDE")))
+
+
+def split_vs_sklearn(setup: Setup) -> Row:
+    """Splits by patient of a million rows against scikit-learn's GroupShuffleSplit (one cut; ours makes three sets)."""
+    from sklearn.model_selection import GroupShuffleSplit
+
+    from cxrmonai.data.splits import split_by_patient
+
+    patients = large_table(setup)["patient_id"].to_numpy()
+
+    def theirs() -> None:
+        next(GroupShuffleSplit(1, random_state=0).split(patients, groups=patients))
+
+    times = fastest(setup.number(3), lambda: split_by_patient(patients), theirs)
+    return row("split_vs_sklearn", "split by patient : GroupShuffleSplit", len(patients), times, "rows/CPU-s", 0.5)
+
+
+def open_vs_csv(setup: Setup) -> Row:
+    """Opening a store of a million images with its labels and the rows of a split, against reading the table as CSV."""
+    import pandas as pd
+
+    from cxrmonai.data.store import Store, write_store
+
+    table = large_table(setup).assign(split="train")
+    out = setup.scratch / "large_table.h5"
+    images = np.broadcast_to(np.zeros((1, 16, 16), np.uint8), (len(table), 16, 16))
+    geometry = np.broadcast_to(np.ones((1, 8)), (len(table), 8))
+    write_store(out, images=images, geometry=geometry, table=table, class_names=list("ABCDE"), source="benchmark")
+    table.to_csv(out.with_suffix(".csv"), index=False)
+
+    def ours() -> None:
+        store = Store(out)
+        assert len(store.rows("train")) == len(store.labels)
+
+    times = fastest(setup.number(3), ours, lambda: pd.read_csv(out.with_suffix(".csv")))
+    return row("open_vs_csv", "open a store, labels and split : read the CSV", len(table), times, "rows/CPU-s", 2)
 
 
 def drain(loader: Any, epochs: int = 1) -> Callable[[], None]:
@@ -396,7 +491,8 @@ def rate_vs_limit(setup: Setup, name: str, limit: float) -> Row:
 
 
 COMMANDS: dict[str, list[Callable[[Setup], Row]]] = {
-    "prepare": [prepare_vs_decode, prepare_two_processes],
+    "prepare": [prepare_vs_decode, prepare_two_processes, dicom_vs_decode],
+    "table": [split_vs_sklearn, open_vs_csv],
     "load": [
         serve_vs_map,
         functools.partial(serve_vs_monai, kind="CacheDataset", crop=True, target=20),
@@ -445,7 +541,7 @@ def draw(folder: Path, count: int, size: int) -> list[Path]:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=list(COMMANDS), help="all four when none is named")
+    parser.add_argument("what", nargs="?", choices=list(COMMANDS), help="all when none is named")
     parser.add_argument("--data", help="folder with images/ and images_256/")
     parser.add_argument("--json", help="file to write the ratios to")
     parser.add_argument("--quick", action="store_true", help="do little, only to see that it runs; ratios mean nothing")

@@ -14,6 +14,9 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts/benchmark.py"
 RATIOS = {
     "prepare_vs_decode",
     "prepare_two_processes",
+    "dicom_vs_decode",
+    "split_vs_sklearn",
+    "open_vs_csv",
     "serve_vs_map",
     "serve_vs_cachedataset",
     "views_vs_monai",
