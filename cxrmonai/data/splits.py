@@ -74,10 +74,10 @@ def check_overlap(table: pd.DataFrame) -> None:
         CxrError: says how many patients are shared between which splits, without naming one.
     """
     used = table[(table["split"] != "") & (table["patient_id"] != "")]
-    splits = used.groupby("patient_id")["split"].agg(lambda values: tuple(sorted(set(values))))
-    shared = splits[splits.map(len) > 1]
+    places = used[["patient_id", "split"]].drop_duplicates()
+    shared = places[places["patient_id"].duplicated(keep=False)].groupby("patient_id")["split"]
     if len(shared):
-        where = " and ".join(shared.iloc[0])
+        where = " and ".join(sorted(next(iter(shared))[1]))
         raise CxrError(
             f"{len(shared)} patient(s) have images in more than one split (such as {where}); "
             "mend the split column, or leave it out to have one drawn by patient"

@@ -7,7 +7,8 @@ Columns: `image` (path below the root), `image_id` (unique), `patient_id`, `stud
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,14 @@ def make_table(
 
 
 def _text(values: pd.Series) -> pd.Series:
-    return values.astype(object).where(values.notna(), "").map(str).str.strip()
+    return _each_value(values, lambda known: known.astype(object).where(known.notna(), "").map(str).str.strip())
+
+
+def _each_value(values: pd.Series, change: Callable[[pd.Series], pd.Series]) -> pd.Series:
+    """Changes a column value by value, each different value once: columns are long and say little."""
+    codes, different = pd.factorize(values, use_na_sentinel=False)
+    changed = change(pd.Series(different)).to_numpy()
+    return pd.Series(changed[codes], index=values.index)
 
 
 def validate_table(table: pd.DataFrame, class_names: Sequence[str]) -> None:
@@ -96,11 +104,15 @@ def parse_age(values: pd.Series) -> np.ndarray:
     Returns:
         (N,) float64; NaN where the age is absent, not an age, or over 120 years.
     """
+    return _each_value(values, _years).to_numpy(dtype=float)
+
+
+def _years(values: pd.Series) -> pd.Series:
     parts = _text(values).str.extract(r"^(\d+(?:\.\d+)?)\s*([YMWDymwd]?)$")
     years = pd.to_numeric(parts[0], errors="coerce")
     unit = parts[1].fillna("").str.upper().map({"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25})
-    age = (years * unit).to_numpy(dtype=float)
-    return np.where(age <= 120, age, np.nan)
+    age = (years * unit).astype(float)
+    return age.where(age <= 120)
 
 
 def parse_sex(values: pd.Series) -> np.ndarray:
@@ -132,20 +144,24 @@ def parse_labels(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     Raises:
         CxrError: a column is missing or holds something else.
     """
-    words = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "": np.nan, "nan": np.nan}
     labels = {}
     for name in columns:
         if name not in table:
             raise CxrError(f"no column '{name}' in the table; it has {', '.join(map(str, table.columns))}")
-        text = _text(table[name]).str.lower()
-        numbers = pd.to_numeric(text, errors="coerce").where(~text.isin(words), text.map(words))
-        strange = text[numbers.isna() & ~text.isin(["", "nan"])]
-        if len(strange) == 0:
-            strange = text[~numbers.isna() & ~numbers.isin(LABEL_VALUES)]
-        if len(strange):
-            raise CxrError(f"column '{name}' holds {strange.iloc[0]!r}; a finding is 1, 0, -1 (uncertain) or blank")
-        labels[name] = numbers.astype("float32")
+        labels[name] = _each_value(table[name], partial(_labels, name))
     return pd.DataFrame(labels)
+
+
+def _labels(name: str, values: pd.Series) -> pd.Series:
+    words = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "": np.nan, "nan": np.nan}
+    text = _text(values).str.lower()
+    numbers = pd.to_numeric(text, errors="coerce").where(~text.isin(words), text.map(words))
+    strange = text[numbers.isna() & ~text.isin(["", "nan"])]
+    if len(strange) == 0:
+        strange = text[~numbers.isna() & ~numbers.isin(LABEL_VALUES)]
+    if len(strange):
+        raise CxrError(f"column '{name}' holds {strange.iloc[0]!r}; a finding is 1, 0, -1 (uncertain) or blank")
+    return numbers.astype("float32")
 
 
 def name_list(value: str | Sequence[str] | None) -> list[str]:
