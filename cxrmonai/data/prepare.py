@@ -244,7 +244,10 @@ class _Rows:
 
     def _pair(self, name: str, k: int) -> tuple[float, float] | None:
         values = self._pairs[name]
-        return None if values is None or np.isnan(values[k]).any() else (float(values[k, 0]), float(values[k, 1]))
+        if values is None or np.isnan(values[k]).any():
+            return None
+        pair = float(values[k, 0]), float(values[k, 1])
+        return pair if min(pair) > 0 else (np.nan, np.nan)
 
 
 def _fill(task: Task, collection: Collection, todo: np.ndarray, workers: int | None, progress: bool) -> pd.DataFrame:

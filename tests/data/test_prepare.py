@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ import pytest
 from PIL import Image
 
 from cxrmonai.cli import main
-from cxrmonai.data.geometry import boxes_to_store, letterbox
+from cxrmonai.data import packing
+from cxrmonai.data.geometry import boxes_to_store, content_window, letterbox
+from cxrmonai.data.masks import encode_rle, rle_of_runs
 from cxrmonai.data.prepare import prepare
 from cxrmonai.data.reading import to_store_pixels
 from cxrmonai.data.sources import load_source
@@ -97,6 +100,55 @@ def test_unreadable_files_are_listed_and_do_not_shift_the_rest(tmp_path, csv_set
     }
     assert said.err.splitlines() == [f"skipped {image}: {reason}" for image, reason in skipped.items()]
     assert not (tmp_path / "a.h5.partial").exists()
+
+
+def test_the_tables_spacing_goes_before_the_files(tmp_path, csv_set, monkeypatch):
+    collection = collection_of(csv_set(4))
+    collection.table["spacing_y"] = [0.2, np.nan, 0.0, 0.3]
+    collection.table["spacing_x"] = [0.1, np.nan, 0.0, np.nan]
+    read = packing.read_image
+    monkeypatch.setattr(packing, "read_image", lambda path: replace(read(path), spacing=(0.5, 0.6)))
+    prepare(collection, tmp_path / "a.h5", SIZE, 0, progress=False)
+    spacing = Store(tmp_path / "a.h5").geometry[:, 6:]
+    np.testing.assert_array_equal(spacing, [[0.2, 0.1], [0.5, 0.6], [np.nan, np.nan], [0.5, 0.6]])
+
+
+def test_masks_of_several_files_and_run_lengths_are_united(tmp_path, csv_set):
+    collection = collection_of(csv_set(3), mask_column=None)
+    shapes = [(24 + k, 20) for k in range(3)]
+    left, right = np.zeros(shapes[0], np.uint8), np.zeros(shapes[0], np.uint8)
+    left[:, :10], right[:, 10:] = 255, 255
+    for name, mask in (("left", left), ("right", right)):
+        Image.fromarray(mask).save(Path(collection.root) / "masks" / f"{name}.png")
+    large = np.zeros((50, 40), bool)  # the frame of the masks need not be the file's
+    large[:25] = True
+    rows = [
+        ("000", "Lungs", "masks/left.png", ""),
+        ("000", "Lungs", "masks/right.png", ""),
+        ("001", "Lungs", "", encode_rle(large)),
+        ("001", "Mass", "", rle_of_runs([], *shapes[1])),
+    ]
+    masks = pd.DataFrame(rows, columns=["image_id", "finding", "path", "rle"])
+    prepare(replace(collection, masks=masks), tmp_path / "a.h5", SIZE, 0, progress=False)
+    store = Store(tmp_path / "a.h5")
+    assert store.mask_names == ["Lungs", "Mass"]
+    drawn, known = store.masks([0, 1, 2])
+    assert known.tolist() == [[True, False], [True, True], [False, False]]
+    window = content_window(store.geometry[0])
+    assert drawn[0, 0][window].all()  # no seam where the halves meet
+    assert drawn[1, 0][:8, 2:14].all()
+    assert not drawn[1, 0][8:].any()
+    assert not drawn[:, 1].any()
+
+
+def test_run_lengths_that_will_not_do_leave_their_image_out(tmp_path, csv_set):
+    collection = collection_of(csv_set(3), mask_column=None)
+    rows = [("000", "Mass", "", "nonsense"), ("001", "Mass", "", encode_rle(np.ones((10, 80), bool)))]
+    masks = pd.DataFrame(rows, columns=["image_id", "finding", "path", "rle"])
+    made = prepare(replace(collection, masks=masks), tmp_path / "a.h5", SIZE, 0, progress=False)
+    assert made.written == 1
+    assert "COCO's JSON" in made.skipped["reason"][0]
+    assert "the mask is 80×10 and its image 20×25, another aspect" in made.skipped["reason"][1]
 
 
 def test_nih_boxes_land_on_what_was_drawn_and_16_bits_are_kept(tmp_path):

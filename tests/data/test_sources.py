@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,7 +137,7 @@ def test_nih_as_the_archives_unpack(nih):
 def test_nih_images_folder_by_name_and_rows_without_a_file(nih):
     root = nih(layout="small")
     (root / "small" / NAMES[2]).unlink()
-    with pytest.raises(CxrError, match="name the images' folder with --images"):
+    with pytest.raises(CxrError, match="name their folder with --images"):
         load_source("nih", root)
     with pytest.raises(CxrError, match="no such folder"):
         load_source("nih", root, images=256)
@@ -155,6 +157,20 @@ def test_nih_without_its_table_or_with_another(nih):
     (root / "Data_Entry_2017_v2020.csv").write_text(REVISED.replace("0000000", "1111111"))
     with pytest.raises(CxrError, match="none of its 4 images"):
         load_source("nih", root)
+
+
+def test_images_outside_of_the_root_and_a_damaged_archive(nih, tmp_path_factory):
+    root = nih()
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with pytest.raises(CxrError, match="lies outside of"):
+        load_source("nih", root, images=str(elsewhere))
+    packed = gzip.compress(REVISED.encode())
+    (root / "t.csv.gz").write_bytes(packed)
+    assert len(read_csv(root / "t.csv.gz")) == 4
+    for damaged in (packed[:40], packed[:10] + b"xxxx" + packed[14:], b"PK" + packed):
+        (root / "t.csv.gz").write_bytes(damaged)
+        with pytest.raises(CxrError, match=r"t\.csv\.gz: not a readable CSV table"):
+            read_csv(root / "t.csv.gz")
 
 
 def test_real_sample_counts(shared_data):

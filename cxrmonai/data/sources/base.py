@@ -25,8 +25,9 @@ class Collection:
         root: folder that `image` and mask paths are relative to; of a joined collection, the folder of each source by
             its name, which is then the first part of a path.
         table: as in `cxrmonai.data.table`. Optional further columns: `original_height`, `original_width` (frame of
-            boxes and masks, where it is not the file's own), `spacing_y`, `spacing_x` (mm per pixel of that frame), and
-            whatever else is worth keeping.
+            boxes and masks, where it is not the file's own), `spacing_y`, `spacing_x` (mm per pixel of that frame; NaN
+            takes the file's own word, 0 says that this is wrong and the spacing unknown), and whatever else is worth
+            keeping.
         class_names: the findings among the columns.
         boxes: columns `image_id`, `finding`, `x`, `y`, `w`, `h`, in original pixels, and whatever else is worth
             keeping of a box (who drew it).

@@ -7,9 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrmonai.data.reading import image_files
 from cxrmonai.data.sources.base import Collection
-from cxrmonai.data.sources.tables import keep_present, need, read_csv, require_columns, with_splits
+from cxrmonai.data.sources.tables import (
+    files_by_name,
+    images_folder,
+    keep_present,
+    need,
+    read_csv,
+    require_columns,
+    with_splits,
+)
 from cxrmonai.data.table import make_table, parse_age, parse_sex
 from cxrmonai.errors import CxrError
 
@@ -68,12 +75,9 @@ def _entries(root: Path) -> tuple[pd.DataFrame, Path]:
 
 def _files(root: Path, images: str | None) -> dict[str, str]:
     """File name → path below the root."""
-    folders = [root / str(images or "images")]
-    if not images and not folders[0].is_dir():
-        folders = sorted(root.glob("images_*/images"))
-    if not folders or not folders[0].is_dir():
-        raise CxrError(f"{root / str(images or 'images')}: no such folder; name the images' folder with --images")
-    return {path.name: path.relative_to(root).as_posix() for folder in folders for path in image_files(folder)}
+    unpacked = [] if images or (root / "images").is_dir() else sorted(root.glob("images_*/images"))
+    folders = unpacked or [images_folder(root, images, "images")]
+    return {name: path for folder in folders for name, path in files_by_name(root, folder).items()}
 
 
 def _table(entries: pd.DataFrame, files: dict[str, str]) -> pd.DataFrame:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,11 @@ from cxrmonai.data.splits import carve_validation, check_overlap, split_by_patie
 from cxrmonai.data.table import MASK_COLUMNS
 from cxrmonai.errors import CxrError
 
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
+
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Reads a table with every cell as text; blank cells are empty strings.
+    """Reads a table with every cell as text; blank cells are empty strings. A `.gz` is unpacked on the way.
 
     Raises:
         CxrError: the file is missing, empty or no table.
@@ -31,7 +36,7 @@ def read_csv(path: Path) -> pd.DataFrame:
             if (table[extra] != "").to_numpy().any():
                 raise CxrError(f"{path}: not a readable CSV table (rows have more cells than the header)")
             table = table.drop(columns=extra)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, *_DAMAGED) as error:
         raise CxrError(f"{path}: not a readable CSV table ({str(error).splitlines()[0]})") from error
     if len(table) == 0:
         raise CxrError(f"{path}: the table has no rows")
@@ -98,6 +103,25 @@ def keep_present(rows: pd.DataFrame, present: pd.Series, table_file: Path, notes
     if not present.all():
         notes.append(f"{int((~present).sum())} of {len(rows)} rows of {table_file.name} have no file here: left out")
     return rows[present.to_numpy()].reset_index(drop=True)
+
+
+def images_folder(root: Path, named: str | None, published: str = "") -> Path:
+    """The folder that holds the images.
+
+    Args:
+        root: folder of the data set.
+        named: by `--images`, below the root.
+        published: where it is by default, below the root.
+
+    Raises:
+        CxrError: there is no such folder, or it is not below the root.
+    """
+    folder = root / str(named or published)
+    if not folder.is_dir():
+        raise CxrError(f"{folder}: no such folder; unpack the images as published, or name their folder with --images")
+    if not Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(root)):
+        raise CxrError(f"--images {named}: lies outside of {root}; name a folder below the root")
+    return folder
 
 
 def files_by_name(root: Path, folder: Path, stem: bool = False) -> dict[str, str]:
