@@ -106,7 +106,7 @@ def sources(name: str | None = None) -> int:
         raise CxrError(f"unknown source '{name}'; known are {', '.join(SOURCES)}")
     for each in [name] if name else SOURCES:
         entry = SOURCES[each]
-        print(f"{each}: {entry.about}")
+        print(f"{each}: {entry.about}" if name else f"\n{each}: {entry.about}")
         for need in entry.needs:
             print(f"    needs {need}")
         if entry.where:
@@ -257,9 +257,12 @@ def _unless_code(result: Any) -> Any:
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and leaves with its exit code; a fault of the input is one line on stderr and exit code 1."""
     os.environ.setdefault("PAGER", "cat")
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] and given[0] in COMMANDS and "--help" in given:
+        given = [given[0], "--", "--help"]  # otherwise Fire takes it for one of the command's own options
     try:
-        _refuse_unknown_flags(sys.argv[1:] if arguments is None else arguments)
-        code = fire.Fire(COMMANDS, command=arguments, name="cxrmonai", serialize=_unless_code)
+        _refuse_unknown_flags(given)
+        code = fire.Fire(COMMANDS, command=given, name="cxrmonai", serialize=_unless_code)
     except CxrError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
