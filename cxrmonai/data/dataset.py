@@ -101,13 +101,26 @@ class EpochSampler(Sampler[int]):
         seed: of the draw.
         shard: whether each rank sees its own part; parts are equally long when `even`.
         even: leave out up to R − 1 rows so that every rank has as many.
+        weights: (length,) above or equal 0; where given, an epoch draws `length` rows with replacement, each in
+            proportion to its weight.
 
     Raises:
-        CxrError: there are fewer rows than ranks.
+        CxrError: there are fewer rows than ranks, or weights without `shuffle`, or of another length, or all 0.
     """
 
-    def __init__(self, length: int, shuffle: bool, seed: int = 0, shard: bool = True, even: bool = True) -> None:
+    def __init__(
+        self,
+        length: int,
+        shuffle: bool,
+        seed: int = 0,
+        shard: bool = True,
+        even: bool = True,
+        weights: Sequence[float] | np.ndarray | None = None,
+    ) -> None:
         self.length, self.shuffle, self.seed = length, shuffle, seed
+        self.weights = None if weights is None else torch.as_tensor(np.asarray(weights, np.float64))
+        if self.weights is not None and (not shuffle or len(self.weights) != length or not self.weights.sum() > 0):
+            raise CxrError(f"{len(self.weights)} weights for {length} rows; give one above 0 for each, and shuffle")
         self.ranks = distributed.world_size() if shard else 1
         self.rank = distributed.rank() if self.ranks > 1 else 0
         self.even = even
@@ -124,7 +137,14 @@ class EpochSampler(Sampler[int]):
             order = torch.arange(self.length)
         else:
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-            order = torch.randperm(self.length, generator=generator)
+            if self.weights is None:
+                order = torch.randperm(self.length, generator=generator)
+            else:  # torch.multinomial takes 2**24 rows at most
+                order = torch.searchsorted(
+                    self.weights.cumsum(0),
+                    torch.rand(self.length, generator=generator, dtype=torch.float64) * self.weights.sum(),
+                    right=True,
+                ).clamp_(max=self.length - 1)
         end = self.length - self.length % self.ranks if self.even else self.length
         return order[self.rank : end : self.ranks]
 
@@ -144,6 +164,7 @@ def store_loader(
     seed: int = 0,
     shard: bool = True,
     start_method: str | None = None,
+    weights: Sequence[float] | np.ndarray | None = None,
 ) -> DataLoader:
     """A loader that fetches whole batches.
 
@@ -159,6 +180,7 @@ def store_loader(
         seed: of the order.
         shard: share the rows out to the ranks.
         start_method: of the workers: fork, spawn or forkserver.
+        weights: how often each row is drawn, see `EpochSampler`.
 
     Returns:
         The loader; its `sampler` is an `EpochSampler`.
@@ -168,7 +190,7 @@ def store_loader(
     """
     if num_workers and dataset._resident is not None:
         raise CxrError("num_workers must be 0 for a data set that lives on the device")
-    sampler = EpochSampler(len(dataset), shuffle, seed, shard, even=drop_last)
+    sampler = EpochSampler(len(dataset), shuffle, seed, shard, even=drop_last, weights=weights)
     return DataLoader(
         dataset,
         batch_size=batch_size,

@@ -1,6 +1,7 @@
 """MONAI transforms that MONAI lacks."""
 
 from cxrmonai.transforms.batch import (
+    BatchEqualizeHistogramd,
     BatchNormalized,
     BatchRandBlurd,
     BatchRandGeometryd,
@@ -13,6 +14,7 @@ from cxrmonai.transforms.files import Letterboxd, LoadRadiographd
 from cxrmonai.transforms.views import Viewsd
 
 __all__ = [
+    "BatchEqualizeHistogramd",
     "BatchNormalized",
     "BatchRandBlurd",
     "BatchRandGeometryd",

@@ -60,6 +60,36 @@ class BatchScaleIntensityd(MapTransform):
         return out
 
 
+class BatchEqualizeHistogramd(MapTransform):
+    """Equalises each image's histogram of 256 grey levels; black padding (level 0) stays black and is not counted."""
+
+    def __call__(self, data: Batch) -> dict[Hashable, Any]:
+        """(B, 1, H, W) float 0–1 → float 0–1."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[key] = equalize(out[key])
+        return out
+
+
+def equalize(images: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W) float 0–1, histogram-equalised; a constant image stays as it is."""
+    count = len(images)
+    levels = (images.clamp(0, 1) * 255).round_().long().flatten(1)
+    offset = torch.arange(count, device=images.device)[:, None] * 256
+    histogram = torch.bincount((levels + offset).flatten(), minlength=256 * count).view(count, 256)
+    histogram[:, 0] = 0
+    cumulated = histogram.cumsum(1)
+    total = cumulated[:, -1:]
+    lowest = histogram.gather(1, (histogram > 0).long().argmax(1, keepdim=True))
+    spread = (total - lowest).clamp_min(1)
+    table = ((cumulated - lowest).clamp_min(0) / spread).to(images.dtype)
+    # The lowest level that occurs becomes black in the textbook; one step above keeps it apart from the padding.
+    table = torch.where(cumulated > 0, (1 + 254 * table) / 255, torch.zeros_like(table))
+    table[:, 0] = 0
+    equalized = table.gather(1, levels).view_as(images)
+    return torch.where((total > lowest).view(-1, 1, 1, 1), equalized, images)
+
+
 class BatchNormalized(MapTransform):
     """Subtracts a mean and divides by a standard deviation, the same for all images.
 

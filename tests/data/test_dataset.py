@@ -227,3 +227,26 @@ def test_drop_last_keeps_the_only_batch(store, rows, size, drop_last, lengths):
     loader = store_loader(StoreDataset(store.path, rows=range(rows)), size, drop_last=drop_last)
     assert [len(batch["image"]) for batch in loader] == lengths
     assert len(loader) == len(lengths)
+
+
+def test_weights_decide_how_often_a_row_is_drawn():
+    weights = np.array([0.0, 1.0, 3.0, 0.0, 4.0])
+    rows = np.repeat(weights, 4000)
+    sampler = EpochSampler(len(rows), True, 3, weights=rows)
+    sampler.set_epoch(1)
+    drawn = list(sampler)
+    assert len(drawn) == len(rows)
+    counts = np.bincount(np.array(drawn) // 4000, minlength=5)
+    assert counts[0] == counts[3] == 0
+    np.testing.assert_allclose(counts / counts.sum(), weights / weights.sum(), atol=0.02)
+    again = EpochSampler(len(rows), True, 3, weights=rows)
+    again.set_epoch(1)
+    assert list(again) == drawn
+    again.set_epoch(2)
+    assert list(again) != drawn
+
+
+@pytest.mark.parametrize(("weights", "shuffle"), [([1, 1], True), ([0, 0, 0], True), ([1, 1, 1], False)])
+def test_weights_that_will_not_do(weights, shuffle):
+    with pytest.raises(CxrError, match="weights for 3 rows"):
+        EpochSampler(3, shuffle, weights=weights)

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from cxrmonai.errors import CxrError
 from cxrmonai.transforms import (
+    BatchEqualizeHistogramd,
     BatchNormalized,
     BatchRandBlurd,
     BatchRandGeometryd,
@@ -388,3 +389,22 @@ def test_blur_wider_than_the_image_and_of_no_width():
     wide = run(BatchRandBlurd("image", sigma=(5, 5), prob=1), images)
     assert wide.std() < 0.2 * images.std()
     torch.testing.assert_close(run(BatchRandBlurd("image", sigma=(0, 0), prob=1), images), images, rtol=0, atol=1e-6)
+
+
+def test_equalisation_is_that_of_a_plain_loop_and_leaves_padding_black():
+    rng = np.random.default_rng(0)
+    images = (rng.integers(40, 90, (3, 1, 20, 24)) / 255).astype(np.float32)
+    images[0, :, :5] = 0
+    images[2] = 0.4
+    images[2, :, :3] = 0
+    found = BatchEqualizeHistogramd("image")({"image": torch.from_numpy(images)})["image"].numpy()
+    for k in range(2):
+        levels = np.rint(images[k, 0] * 255).astype(int)
+        inside = levels[levels > 0]
+        lowest, cumulated = (inside == inside.min()).sum(), [(inside <= level).sum() for level in range(256)]
+        for y, x in np.ndindex(levels.shape):
+            level = levels[y, x]
+            expected = (1 + 254 * (cumulated[level] - lowest) / (len(inside) - lowest)) / 255 if level else 0
+            assert found[k, 0, y, x] == pytest.approx(expected, abs=1e-6)
+        assert np.unique(found[k][found[k] > 0]).max() == pytest.approx(1)
+    np.testing.assert_array_equal(found[2], images[2])
