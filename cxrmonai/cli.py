@@ -151,11 +151,10 @@ def label(
     text_column: str | None = None,
     id_column: str | None = None,
     patterns: str | None = None,
-    workers: int | None = None,
 ) -> int:
     """Reads findings off radiology reports: the 14 of CheXpert and a grade of edema.
 
-    The exit code is 3 where some reports could not be read.
+    The exit code is 3 where some reports could not be read, and 1 where nothing was written.
 
     Args:
         reports: ZIP or folder of .xml and .txt files, or a CSV.
@@ -163,15 +162,17 @@ def label(
         text_column: of a CSV.
         id_column: of a CSV.
         patterns: file with your own patterns (docs/reports.md).
-        workers: processes; as many as there are cores by default.
     """
     from cxrmonai.data.reports import label_reports
 
-    made = label_reports(Path(str(reports)), Path(str(out)), text_column, id_column, patterns, workers)
-    print(made)
+    made = label_reports(Path(str(reports)), Path(str(out)), text_column, id_column, patterns)
+    for note in made.notes:
+        print(f"note: {note}")
+    print(made.table())
+    print(f"{out}: {made.written} reports labelled, {len(made.skipped)} skipped")
     for report, reason in made.skipped:
         print(f"skipped {report}: {reason}", file=sys.stderr)
-    return SOME_SKIPPED if len(made.skipped) else 0
+    return SOME_SKIPPED if made.skipped else 0
 
 
 def phantom(
