@@ -14,7 +14,7 @@ LAYERS = (
     ("report",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-COMMON = {"_version", "distributed", "errors", "files", "progress"}  # serve all layers and import none
+COMMON = {"_version", "distributed", "errors", "files", "processes", "progress"}  # serve all layers and import none
 
 
 def imports(path):

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +22,7 @@ from cxrmonai.data.geometry import GEOMETRY_COLUMNS, letterbox, letterbox_geomet
 from cxrmonai.data.masks import decode_rle
 from cxrmonai.data.reading import read_image, to_store_pixels
 from cxrmonai.errors import CxrError
+from cxrmonai.processes import follow_parent
 
 TODO, DONE, SKIPPED = 0, 1, 2
 CHUNKS_AHEAD = 4
@@ -130,11 +129,7 @@ _worker: tuple[Task, dict[str, np.memmap]] | None = None
 
 
 def _start_process(task: Task) -> None:
-    """Starts a worker that leaves interrupts to its parent and ends with it, even where that is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    follow_parent()
     _start_worker(task)
 
 

@@ -28,6 +28,7 @@ from cxrmonai.data.store import FORMAT_VERSION, write_store
 from cxrmonai.data.table import validate_table
 from cxrmonai.errors import CxrError
 from cxrmonai.files import write_json, write_text
+from cxrmonai.processes import available_cores
 from cxrmonai.progress import progress_bar
 
 MIN_SIZE, MAX_SIZE = 16, 8192
@@ -262,11 +263,6 @@ def _fill(task: Task, collection: Collection, todo: np.ndarray, workers: int | N
             failures += failed
             bar.update(count)
     return pd.DataFrame(sorted(failures), columns=["row", "reason"])
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _assemble(

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from cxrmonai.data.sources import SOURCES, kaggle_dicom, load_source
+from cxrmonai.data.sources import SOURCES, load_source
 from cxrmonai.errors import CxrError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
@@ -158,15 +158,6 @@ def test_header_that_cannot_be_read_is_told_and_shifts_nothing(rsna):
     found = load_source("rsna", root)
     assert found.table["view"].tolist() == ["", "AP", "", "AP"]
     assert "1 DICOM headers cannot be read: view, sex and age unknown" in found.notes
-
-
-def test_several_processes_read_the_same_headers(rsna, monkeypatch):
-    root = rsna()
-    alone = load_source("rsna", root).table
-    monkeypatch.setattr(kaggle_dicom, "ALONE", 1)
-    monkeypatch.setattr(kaggle_dicom, "_CHUNK", 3)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
-    pd.testing.assert_frame_equal(load_source("rsna", root).table, alone)
 
 
 def test_published_table_counts(shared_data, tmp_path):
