@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from cxrmonai.data.dataset import as_it_is
-from cxrmonai.data.reading import ids_from_paths, image_files
+from cxrmonai.data.reading import id_from_path, ids_from_paths, image_files
 from cxrmonai.errors import CxrError, user_error
 
 
@@ -29,13 +29,13 @@ def list_radiographs(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     """
     path = Path(path)
     if path.is_file():
-        return [{"image": str(path), "image_id": path.stem}]
+        return [{"image": str(path), "image_id": id_from_path(path.name)}]
     if not path.is_dir():
         raise CxrError(f"{path}: no such file or folder; name the radiographs' folder with --dataset_dir")
     files = list(image_files(path))
     if not files:
         raise CxrError(
-            f"{path}: no PNG, JPEG or NPY file in this folder; name the radiographs' folder with --dataset_dir"
+            f"{path}: no radiograph in this folder (PNG, JPEG, DICOM, NIfTI, NPY); name the radiographs' folder with --dataset_dir"
         )
     ids = ids_from_paths([file.relative_to(path).as_posix() for file in files])
     return [{"image": str(file), "image_id": image_id} for file, image_id in zip(files, ids, strict=True)]

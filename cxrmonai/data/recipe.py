@@ -40,6 +40,7 @@ def collect(
     vocabulary: str | None = None,
     same_patients: bool = False,
     seed: int = 0,
+    workers: int | None = None,
 ) -> Collection:
     """Reads what one or several sources know of their images, and joins them.
 
@@ -52,6 +53,7 @@ def collect(
             `published` for one source and `common` for several.
         same_patients: whether patient ids mean the same persons in all sources.
         seed: of the splits.
+        workers: processes of the sources that read headers; as many as there are cores by default.
 
     Returns:
         The collection.
@@ -68,7 +70,7 @@ def collect(
         ingredients = _of_recipe(Path(source))
     else:
         ingredients = _of_command_line(_listed(source), root, options)
-    parts = [(each.name, _load(each, seed)) for each in ingredients]
+    parts = [(each.name, _load(each, seed=seed, workers=workers)) for each in ingredients]
     if len(parts) == 1:
         collection = parts[0][1]
         return to_common(collection) if vocabulary == "common" else collection
@@ -77,10 +79,9 @@ def collect(
     return joined
 
 
-def _load(each: Ingredient, seed: int) -> Collection:
-    options = dict(each.options)
-    if each.source in SOURCES and "seed" in SOURCES[each.source].options:
-        options.setdefault("seed", seed)
+def _load(each: Ingredient, **common: Any) -> Collection:
+    known = SOURCES[each.source].options if each.source in SOURCES else {}
+    options = {key: value for key, value in common.items() if key in known} | dict(each.options)
     return load_source(each.source, each.root, **options)
 
 
