@@ -1,15 +1,32 @@
 """Networks: one encoder factory, heads, and the reading of checkpoints."""
 
-from cxrmonai.networks.checkpoints import load_encoder, load_network, start_from, trained_size, untrained_twin
+from cxrmonai.networks.checkpoints import (
+    describe_checkpoint,
+    load_encoder,
+    load_network,
+    preprocessing,
+    start_from,
+    trained_size,
+    untrained_twin,
+)
+from cxrmonai.networks.classifier import Classifier, encoder_stages, load_classifier, parameter_groups
 from cxrmonai.networks.contrastive import ContrastiveNetwork
 from cxrmonai.networks.encoders import EncoderDescription, encoder
+from cxrmonai.networks.published.report import CheckpointReport
 
 __all__ = [
+    "CheckpointReport",
+    "Classifier",
     "ContrastiveNetwork",
     "EncoderDescription",
+    "describe_checkpoint",
     "encoder",
+    "encoder_stages",
+    "load_classifier",
     "load_encoder",
     "load_network",
+    "parameter_groups",
+    "preprocessing",
     "start_from",
     "trained_size",
     "untrained_twin",

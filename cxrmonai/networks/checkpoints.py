@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from cxrmonai.errors import CxrError
 from cxrmonai.networks.encoders import EncoderDescription, encoder
+from cxrmonai.networks.published import imagenet
+from cxrmonai.networks.published.fitting import fit_weights
+from cxrmonai.networks.published.layouts import Layout, recognise
+from cxrmonai.networks.published.reading import read_checkpoint
+from cxrmonai.networks.published.report import CheckpointReport, DroppedKeys, listed, named
+from cxrmonai.transforms.preprocessing import Preprocessing
 
 DESCRIPTION_KEY = "_extra_state"
 ENCODER_PREFIX = "encoder."
-SHOWN = 8
+OWN_MEAN, OWN_STD = (0.5,), (0.25,)  # of BatchNormalized, in every bundle
+Setting = str | int | float | bool | list | dict | None  # what JSON gives back as it was
 
 
 class DescribedNetwork(nn.Module):
     """A network whose state dict says how its encoder is built.
 
     The description travels as a tensor of JSON bytes in PyTorch's extra state, so that `model.pt` stays a flat
-    dictionary of tensors that MONAI, ignite and `weights_only=True` read, and yet suffices to build the encoder.
+    dictionary of tensors that MONAI, ignite and `weights_only=True` read, and yet suffices to build the encoder. Where
+    the encoder has a `preprocessing` (those of `load_encoder` do; set it where the network is fed otherwise), it
+    travels along.
 
     Args:
-        encoder: made by `networks.encoders.encoder`.
-        settings: config keys and values that whoever uses the weights must repeat; `image_size` at least.
+        encoder: made by `networks.encoders.encoder` or `load_encoder`.
+        settings: config keys and values that whoever uses the weights must repeat; `image_size` at least; of JSON's
+            types, lists and not tuples.
     """
 
-    def __init__(self, encoder: nn.Module, settings: Mapping[str, int | str]) -> None:
+    def __init__(self, encoder: nn.Module, settings: Mapping[str, Setting]) -> None:
         super().__init__()
         self.encoder = encoder
         self.settings = dict(settings)
@@ -39,19 +48,24 @@ class DescribedNetwork(nn.Module):
     def get_extra_state(self) -> torch.Tensor:
         """The description as (K,) uint8."""
         content = {"encoder": self.encoder.description.as_dict(), "settings": self.settings}
+        if getattr(self.encoder, "preprocessing", None) is not None:
+            content["preprocessing"] = self.encoder.preprocessing.as_dict()
         text = json.dumps(content, sort_keys=True)
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
     @torch.jit.unused
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Makes sure that weights were made by an encoder of the same build.
+        """Makes sure that weights were made by an encoder of the same build, and takes over its preprocessing.
 
         Raises:
             CxrError: they were not.
         """
         theirs, ours = read_description(state), self.encoder.description
         if theirs != ours:
-            raise CxrError(f"the weights belong to {_named(theirs)}, this network is {_named(ours)}")
+            raise CxrError(f"the weights belong to {named(theirs)}, this network is {named(ours)}")
+        stored = read_preprocessing(state)
+        if stored is not None:
+            self.encoder.preprocessing = stored
 
 
 def read_description(state: torch.Tensor) -> EncoderDescription:
@@ -68,6 +82,21 @@ def read_description(state: torch.Tensor) -> EncoderDescription:
         ) from error
 
 
+def read_preprocessing(state: torch.Tensor) -> Preprocessing | None:
+    """The preprocessing of the encoder's input in a network's extra state; `None` where none is stored.
+
+    Raises:
+        CxrError: it is not one that this version writes.
+    """
+    stored = json.loads(bytes(state.tolist())).get("preprocessing")
+    try:
+        return None if stored is None else Preprocessing(**stored)
+    except (CxrError, TypeError, ValueError) as error:
+        raise CxrError(
+            "the preprocessing of the encoder is not readable; upgrade cxrmonai, or use other weights"
+        ) from error
+
+
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Reads a state dict without running code.
 
@@ -80,40 +109,170 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     Raises:
         CxrError: the file is missing, no checkpoint, holds more than plain data, or is no flat state dict.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CxrError(f"{path}: no such file; give the weights' file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CxrError(f"{path}: not plain weights (a pickle that could run code, or no checkpoint)") from error
-    except Exception as error:  # damaged files raise almost anything
-        raise CxrError(f"{path}: not a readable checkpoint; is the file whole?") from error
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    content = read_checkpoint(path)
+    if not _is_flat(content):
         raise CxrError(f"{path}: not a flat dictionary of tensors, as models/model.pt of our bundles is")
     return dict(content)
 
 
-def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
-    """Builds the encoder of a checkpoint of ours and loads all its weights.
+def load_encoder(path: str | os.PathLike[str], projection: bool = False) -> nn.Module:
+    """Builds the encoder of a checkpoint and loads all its weights.
 
     Args:
-        path: `models/model.pt` of a bundle.
+        path: `models/model.pt` of a bundle; or a file of MoCo-CXR, MedAug, ConVIRT, GLoRIA, S2MTS2, CheXzero (any CLIP
+            of its kind) or REFERS, as published; or `timm:NAME` for weights that timm provides.
+        projection: for CLIP, whether the features end with its projection into the space of texts.
 
     Returns:
-        The encoder on the CPU, in training mode as PyTorch makes modules.
+        The encoder in float32 on the CPU, in training mode as PyTorch makes modules. `encoder.description` tells its
+        build, `encoder.preprocessing` its input (`None` where one of ours does not tell).
 
     Raises:
-        CxrError: see `read_weights`; or the file has no description; or keys are missing, left over or misshapen.
+        CxrError: see `read_checkpoint`; or the layout is unknown; or keys are missing, left over or misshapen.
     """
-    weights = read_weights(path)
+    return _open(path, projection)[0]
+
+
+def describe_checkpoint(path: str | os.PathLike[str]) -> CheckpointReport:
+    """What a checkpoint is, found out by loading its encoder.
+
+    Args:
+        path: see `load_encoder`.
+
+    Returns:
+        The report; `str()` of it is for a person.
+
+    Raises:
+        CxrError: see `load_encoder`; the reason why it is none.
+    """
+    return _open(path)[1]
+
+
+def preprocessing(path: str | os.PathLike[str]) -> Preprocessing:
+    """What the encoder of a checkpoint expects of its input.
+
+    Args:
+        path: see `load_encoder`.
+
+    Raises:
+        CxrError: see `load_encoder`; or the file does not tell.
+    """
+    if _is_timm(path):
+        return imagenet.imagenet_preprocessing(_timm_name(path))
+    content = read_checkpoint(path)
+    found = _own_preprocessing(content, path) if _is_ours(content) else _layout(content, path).preprocessing
+    if found is None:
+        raise CxrError(f"{path}: does not tell the size of its images; give --image_size")
+    return found
+
+
+def _open(path: str | os.PathLike[str], projection: bool = False) -> tuple[nn.Module, CheckpointReport]:
+    """The encoder of a checkpoint, loaded, and what the checkpoint is."""
+    if _is_timm(path):
+        network, report = imagenet.load_imagenet(_timm_name(path))
+    else:
+        content = read_checkpoint(path)
+        if not _is_ours(content):
+            return _open_published(_layout(content, path, projection), path)
+        network, report = _open_own(content, path)
+    if projection:
+        raise CxrError(f"{path}: has no projection; leave --projection out")
+    return network, report
+
+
+def _open_own(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> tuple[nn.Module, CheckpointReport]:
     description = _description(weights, path)
-    if description is None:
-        raise CxrError(f"{path}: no description of an encoder in it; it was not written by a cxrmonai bundle")
     network = encoder(**description.as_dict())
     found = {key[len(ENCODER_PREFIX) :]: value for key, value in weights.items() if key.startswith(ENCODER_PREFIX)}
     load_all(network, found, path)
-    return network
+    network.preprocessing = _own_preprocessing(weights, path)
+    parts: dict[str, int] = {}
+    for key in weights:
+        if not key.startswith(ENCODER_PREFIX) and key != DESCRIPTION_KEY:
+            part = f"{key.split('.')[0]}."
+            parts[part] = parts.get(part, 0) + 1
+    report = CheckpointReport(
+        path=str(path),
+        layout="cxrmonai, model.pt of a bundle",
+        description=description,
+        feature_size=network.num_features,
+        preprocessing=network.preprocessing,
+        used=len(found),
+        dropped=tuple(DroppedKeys(part, count, "behind the encoder") for part, count in parts.items()),
+        settings=_settings(weights, path),
+    )
+    return network, report
+
+
+def _open_published(layout: Layout, path: str | os.PathLike[str]) -> tuple[nn.Module, CheckpointReport]:
+    try:
+        network = encoder(**layout.description.as_dict())
+        weights, dropped = fit_weights(layout, network)
+    except CxrError as error:
+        raise CxrError(f"{path}: {error}") from error
+    network.load_state_dict(weights)
+    network.preprocessing = layout.preprocessing
+    report = CheckpointReport(
+        path=str(path),
+        layout=layout.name,
+        description=network.description,
+        feature_size=network.num_features,
+        preprocessing=layout.preprocessing,
+        used=len(layout.weights) - sum(one.count for one in dropped),
+        dropped=dropped,
+        others=layout.others,
+    )
+    return network, report
+
+
+def _layout(content: Any, path: str | os.PathLike[str], projection: bool = False) -> Layout:
+    """The layout of a published checkpoint.
+
+    Raises:
+        CxrError: it is none.
+    """
+    if not isinstance(content, Mapping):
+        raise CxrError(f"{path}: holds no dictionary of weights but a {type(content).__name__}; use another file")
+    try:
+        layout = recognise(content, projection)
+    except CxrError as error:
+        raise CxrError(f"{path}: {error}") from error
+    if layout is None:
+        begins = ", ".join(dict.fromkeys(".".join(str(key).split(".")[:2]) for key in content)) or "nothing"
+        raise CxrError(
+            f"{path}: no description of an encoder in it, as cxrmonai's bundles write, nor the layout of a published "
+            f"one; it holds {begins if len(begins) < 100 else begins[:97] + '…'}"
+        )
+    return layout
+
+
+def _is_timm(path: str | os.PathLike[str]) -> bool:
+    return str(path).startswith(imagenet.PREFIX)
+
+
+def _timm_name(path: str | os.PathLike[str]) -> str:
+    return str(path)[len(imagenet.PREFIX) :]
+
+
+def _is_flat(content: Any) -> bool:
+    return isinstance(content, Mapping) and all(isinstance(value, torch.Tensor) for value in content.values())
+
+
+def _is_ours(content: Any) -> bool:
+    return _is_flat(content) and DESCRIPTION_KEY in content
+
+
+def _own_preprocessing(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> Preprocessing | None:
+    """What is stored; else what our bundles do at the size that the settings tell."""
+    description, settings = _description(weights, path), _settings(weights, path)
+    try:
+        stored = read_preprocessing(weights[DESCRIPTION_KEY])
+    except CxrError as error:
+        raise CxrError(f"{path}: {error}") from error
+    size, channels = int(settings.get("image_size", 0)), description.in_channels
+    if stored is None and size:
+        return Preprocessing(size, mean=OWN_MEAN * channels, std=OWN_STD * channels)
+    return stored
 
 
 def load_all(network: nn.Module, weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
@@ -135,7 +294,7 @@ def load_all(network: nn.Module, weights: Mapping[str, torch.Tensor], path: str 
         for key in own
         if key in weights and not key.endswith(DESCRIPTION_KEY) and weights[key].shape != own[key].shape
     ]
-    faults = [_listed("missing", missing), _listed("left over", extra), _listed("misshapen", misshapen)]
+    faults = [listed("missing", missing), listed("left over", extra), listed("misshapen", misshapen)]
     if any(faults):
         raise CxrError(f"{path}: the weights do not fit the network: {'; '.join(filter(None, faults))}")
     network.load_state_dict(dict(weights))
@@ -171,6 +330,7 @@ def load_network(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     description = _description(weights, path)
     if description is not None and isinstance(network, DescribedNetwork):
         _check_build(description, network, path)
+        _own_preprocessing(weights, path)  # must be readable before anything is loaded
         for key, value in _settings(weights, path).items():
             if network.settings.get(key) != value:
                 raise CxrError(f"{path}: was trained with {key} {value}; give --{key} {value}")
@@ -179,18 +339,15 @@ def load_network(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 
 
 def trained_size(path: str | os.PathLike[str]) -> int:
-    """Edge in pixels of the images that a checkpoint of ours was trained on.
+    """Edge in pixels of the images that a checkpoint's encoder was trained on.
 
     Raises:
-        CxrError: see `read_weights`; or the file does not tell.
+        CxrError: see `preprocessing`.
     """
-    weights = read_weights(path)
-    if DESCRIPTION_KEY not in weights:
-        raise CxrError(f"{path}: does not tell the size of its images; give --image_size")
-    return int(_settings(weights, path)["image_size"])
+    return preprocessing(path).image_size
 
 
-def _settings(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> dict[str, int | str]:
+def _settings(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> dict[str, Setting]:
     try:
         return json.loads(bytes(weights[DESCRIPTION_KEY].tolist()))["settings"]
     except (ValueError, KeyError, TypeError) as error:
@@ -221,16 +378,4 @@ def _description(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[st
 def _check_build(theirs: EncoderDescription, network: DescribedNetwork, path: str | os.PathLike[str]) -> None:
     ours = network.encoder.description
     if theirs != ours:
-        raise CxrError(f"{path}: holds {_named(theirs)}, the config asks for {_named(ours)}")
-
-
-def _named(description: EncoderDescription) -> str:
-    size = f", {description.image_size} px" if description.image_size else ""
-    return f"{description.name} ({description.in_channels} channel, {description.stem} stem{size})"
-
-
-def _listed(label: str, keys: list[str]) -> str:
-    if not keys:
-        return ""
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return f"{label} {', '.join(keys[:SHOWN])}{more}"
+        raise CxrError(f"{path}: holds {named(theirs)}, the config asks for {named(ours)}")

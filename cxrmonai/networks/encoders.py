@@ -9,8 +9,11 @@ import timm
 from torch import nn
 
 from cxrmonai.errors import CxrError
+from cxrmonai.networks.normalisation import check_norm, replace_batch_norm
+from cxrmonai.networks.published.builds import add_projection, make_relus_leaky, upsample_input
 
 STEMS = ("default", "cifar")
+HEAD_WIDTH = 64  # of one attention head, in every vision transformer of CLIP and ViT
 
 
 @dataclass(frozen=True)
@@ -22,19 +25,39 @@ class EncoderDescription:
         in_channels: channels of the input.
         stem: `default`, or `cifar` for small images.
         image_size: edge of the input in pixels, where the backbone is built for one (vision transformers); else 0.
+        norm: `batch`: the backbone's own norms; or `group` or `instance` in place of its batch norms.
+        negative_slope, upsample, width, depth, projection: see `encoder`; 0 where the backbone is as timm builds it.
     """
 
     name: str
     in_channels: int = 1
     stem: str = "default"
     image_size: int = 0
+    norm: str = "batch"
+    negative_slope: float = 0.0
+    upsample: int = 0
+    width: int = 0
+    depth: int = 0
+    projection: int = 0
 
-    def as_dict(self) -> dict[str, str | int]:
+    def as_dict(self) -> dict[str, str | int | float]:
         """As plain types."""
         return asdict(self)
 
 
-def encoder(name: str, in_channels: int = 1, stem: str = "default", image_size: int = 0) -> nn.Module:
+def encoder(
+    name: str,
+    in_channels: int = 1,
+    stem: str = "default",
+    image_size: int = 0,
+    norm: str = "batch",
+    *,
+    negative_slope: float = 0.0,
+    upsample: int = 0,
+    width: int = 0,
+    depth: int = 0,
+    projection: int = 0,
+) -> nn.Module:
     """Builds a backbone without its classifier.
 
     The result is the timm module itself, so that state dicts carry timm's (and, for ResNets and DenseNets,
@@ -48,32 +71,63 @@ def encoder(name: str, in_channels: int = 1, stem: str = "default", image_size: 
         stem: `default`; or `cifar`: first convolution 3×3 with stride 1 and no pooling after it (Chen et al., SimCLR,
             2020, appendix B.9), which keeps four times the resolution on each axis.
         image_size: for vision transformers, edge of the input in pixels; 0 keeps the model's own.
+        norm: `batch` keeps the backbone's own norms; `group` (32 groups, or the most below that fit) and `instance`
+            take the place of every batch norm.
+        negative_slope: makes every ReLU a leaky one of this slope (S2MTS2: 0.1); 0 leaves them.
+        upsample: for ResNets, edge in pixels to which the input is enlarged before the first convolution, bilinearly
+            with corners aligned (GLoRIA: 299); 0 for none.
+        width: for vision transformers, length of a token, of which each attention head takes 64; 0 keeps the model's.
+        depth: for vision transformers, number of blocks; 0 keeps the model's.
+        projection: for vision transformers, length of a linear projection of the features, without bias, which then
+            is what `encoder(x)` gives (CLIP: 512); 0 for none.
 
     Returns:
         The module, with random weights.
 
     Raises:
-        CxrError: unknown name or stem, or a stem that this backbone cannot have.
+        CxrError: unknown name, stem or norm, or an option that this backbone cannot have.
     """
     if stem not in STEMS:
         raise CxrError(f"stem '{stem}': known are {', '.join(STEMS)}")
+    check_norm(norm)
     if not timm.is_model(name):
         close = ", ".join(get_close_matches(name, timm.list_models(), 4) or timm.list_models(f"*{name}*")[:4])
         raise CxrError(f"encoder '{name}' is no timm model{f'; there are {close}' if close else ''}")
     try:
-        network, built_for = _build(name, in_channels, image_size)
+        network, built_for = _build(name, in_channels, image_size, _transformer_size(width, depth))
     except (AssertionError, ValueError) as error:
         raise CxrError(f"encoder '{name}' cannot be built for {image_size} pixels: {error}") from error
+    except TypeError as error:
+        if not (width or depth):
+            raise
+        raise CxrError(f"encoder '{name}' takes no width and depth; leave them at 0") from error
     if stem == "cifar":
         _use_cifar_stem(network, name)
-    network.num_features = network.head_hidden_size
-    network.description = EncoderDescription(name, in_channels, stem, built_for)
+    if norm != "batch":
+        replace_batch_norm(network, norm, name)
+    if negative_slope:
+        make_relus_leaky(network, negative_slope, name)
+    if upsample:
+        upsample_input(network, upsample, name)
+    if projection:
+        add_projection(network, projection, name)
+    network.num_features = projection or network.head_hidden_size
+    network.description = EncoderDescription(
+        name, in_channels, stem, built_for, norm, negative_slope, upsample, width, depth, projection
+    )
     return network
 
 
-def _build(name: str, in_channels: int, image_size: int) -> tuple[nn.Module, int]:
+def _transformer_size(width: int, depth: int) -> dict[str, int]:
+    if width % HEAD_WIDTH:
+        raise CxrError(f"width {width}: must be a multiple of {HEAD_WIDTH}, the width of an attention head")
+    options = {"embed_dim": width, "num_heads": width // HEAD_WIDTH} if width else {}
+    return {**options, "depth": depth} if depth else options
+
+
+def _build(name: str, in_channels: int, image_size: int, options: dict[str, int]) -> tuple[nn.Module, int]:
     """The backbone, and the edge that it was built for: 0 where it takes images of any size."""
-    options = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
+    options = {"pretrained": False, "num_classes": 0, "in_chans": in_channels, **options}
     if image_size:
         try:
             return timm.create_model(name, img_size=image_size, **options), image_size

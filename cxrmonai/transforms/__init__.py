@@ -11,6 +11,7 @@ from cxrmonai.transforms.batch import (
     BatchScaleIntensityd,
 )
 from cxrmonai.transforms.files import Letterboxd, LoadRadiographd
+from cxrmonai.transforms.preprocessing import PreprocessBatchd, Preprocessing, preprocess
 from cxrmonai.transforms.views import Viewsd
 
 __all__ = [
@@ -24,5 +25,8 @@ __all__ = [
     "BatchScaleIntensityd",
     "Letterboxd",
     "LoadRadiographd",
+    "PreprocessBatchd",
+    "Preprocessing",
     "Viewsd",
+    "preprocess",
 ]

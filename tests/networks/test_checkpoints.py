@@ -9,7 +9,17 @@ from monai.handlers import CheckpointLoader
 from monai.networks.utils import copy_model_state
 
 from cxrmonai.errors import CxrError
-from cxrmonai.networks import ContrastiveNetwork, encoder, load_encoder, load_network, start_from
+from cxrmonai.networks import (
+    ContrastiveNetwork,
+    describe_checkpoint,
+    encoder,
+    load_encoder,
+    load_network,
+    preprocessing,
+    start_from,
+    trained_size,
+)
+from cxrmonai.transforms.preprocessing import Preprocessing
 
 NAME = "test_efficientnet"  # timm's own small one, with batch norm
 
@@ -126,6 +136,10 @@ def test_missing_file(tmp_path):
 def test_content_that_is_no_flat_dictionary(tmp_path, content):
     torch.save(content, tmp_path / "nested.pt")
     with pytest.raises(CxrError, match=r"nested\.pt: not a flat dictionary"):
+        load_network(make(), tmp_path / "nested.pt")
+    kind = type(content).__name__
+    words = "no description" if kind == "dict" else f"holds no dictionary of weights but a {kind}"
+    with pytest.raises(CxrError, match=rf"nested\.pt: {words}"):
         load_encoder(tmp_path / "nested.pt")
 
 
@@ -141,6 +155,79 @@ def test_unreadable_description(trained, tmp_path, text):
     for read in (load_encoder, lambda path: load_network(make(), path)):
         with pytest.raises(CxrError, match=r"new\.pt: the description .* not readable; upgrade"):
             read(path)
+
+
+def saved(network, path):
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_input_of_ours_is_what_our_bundles_do(tmp_path, channels):
+    path = saved(make(image_size=48, in_channels=channels), tmp_path / "model.pt")
+    expected = Preprocessing(48, mean=(0.5,) * channels, std=(0.25,) * channels)
+    assert preprocessing(path) == load_encoder(path).preprocessing == expected
+    assert trained_size(path) == 48
+
+
+def test_input_that_is_set_travels_with_the_weights(tmp_path):
+    network = make(image_size=48)
+    network.encoder.preprocessing = Preprocessing(40, fit="crop", fit_size=48, mean=(0.3,), std=(0.2,))
+    path = saved(network, tmp_path / "model.pt")
+    loaded = load_network(make(image_size=48), path)
+    expected = network.encoder.preprocessing
+    assert preprocessing(path) == load_encoder(path).preprocessing == loaded.encoder.preprocessing == expected
+    assert trained_size(path) == 40
+
+
+def test_weights_of_another_size_do_not_change_the_input(tmp_path):
+    """Weights to start from come with their own size, the run goes on with its own."""
+    path = saved(make(image_size=48), tmp_path / "model.pt")
+    assert not hasattr(start_from(make(image_size=64), path).encoder, "preprocessing")
+
+
+def test_size_that_is_not_told(model):
+    assert load_encoder(model).preprocessing is None
+    for read in (preprocessing, trained_size):
+        with pytest.raises(CxrError, match=r"model\.pt: does not tell the size of its images; give --image_size"):
+            read(model)
+    assert "input         the file does not tell its size; give --image_size" in str(describe_checkpoint(model))
+
+
+@pytest.mark.parametrize(
+    "stored", [{"image_size": 0}, {"image_size": 8, "gamma": 2}, 5, {"image_size": 8, "mean": "a"}]
+)
+def test_unreadable_preprocessing(trained, tmp_path, stored):
+    content = json.loads(bytes(trained.state_dict()["_extra_state"].tolist())) | {"preprocessing": stored}
+    state = torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8)
+    path = edited(trained, tmp_path / "new.pt", _extra_state=state)
+    for read in (load_encoder, preprocessing, lambda path: load_network(make(), path)):
+        with pytest.raises(CxrError, match=r"new\.pt: the preprocessing .* not readable; upgrade"):
+            read(path)
+
+
+def test_report(tmp_path):
+    network = make(image_size=48, stem="cifar")
+    path = saved(network, tmp_path / "model.pt")
+    report = describe_checkpoint(path)
+    assert report.description == network.encoder.description
+    assert report.feature_size == network.encoder.num_features
+    assert str(report).splitlines() == [
+        f"checkpoint    {path}",
+        "layout        cxrmonai, model.pt of a bundle",
+        f"encoder       {NAME} (1 channel, cifar stem)",
+        f"features      {network.encoder.num_features} numbers an image",
+        "input         longest side to 48 px, zero-padded to a square; 1 channel; mean 0.5, std 0.25 (grey 0–1)",
+        "trained with  feature_size 8, head mlp, image_size 48",
+        f"used          {len(network.encoder.state_dict())} keys",
+        f"dropped       {len(network.head.state_dict())} keys head.* (behind the encoder)",
+    ]
+
+
+def test_report_of_what_is_none(tmp_path):
+    (tmp_path / "odd.pt").write_bytes(b"hello")
+    with pytest.raises(CxrError, match=r"odd\.pt: not "):
+        describe_checkpoint(tmp_path / "odd.pt")
 
 
 FAULTS = {
