@@ -64,7 +64,7 @@ def prepare(
         raise CxrError("--out is missing: the store to write, NAME.h5")
     division = None if shard is None else parse_shard(shard)
     key = None if key_file is None else read_key(str(key_file))
-    collection = collect(source, root, options, vocabulary, same_patients, seed)
+    collection = collect(source, root, options, vocabulary, same_patients, seed, workers)
     for note in collection.notes:
         print(f"note: {note}")
     path = str(out) if division is None else part_path(str(out), *division)
@@ -102,6 +102,7 @@ def sources(name: str | None = None) -> int:
     """
     from cxrmonai.data.sources import SOURCES
 
+    shared = inspect.signature(prepare).parameters
     if name is not None and name not in SOURCES:
         raise CxrError(f"unknown source '{name}'; known are {', '.join(SOURCES)}")
     for each in [name] if name else SOURCES:
@@ -111,7 +112,7 @@ def sources(name: str | None = None) -> int:
             print(f"    needs {need}")
         if entry.where:
             print(f"    from  {entry.where}")
-        told = {option: text for option, text in entry.option_help().items() if option != "seed"}
+        told = {option: text for option, text in entry.option_help().items() if option not in shared}
         if name:
             for option, text in told.items():
                 print(f"    --{option}: {text}")
@@ -175,6 +176,18 @@ def label(
     return SOME_SKIPPED if made.skipped else 0
 
 
+def encoder(file: str) -> int:
+    """Says what a checkpoint holds: its encoder, how its input is prepared, which weights are used and which dropped.
+
+    Args:
+        file: model.pt of a bundle, a published encoder's file, or timm:NAME (docs/encoders.md).
+    """
+    from cxrmonai.networks import describe_checkpoint
+
+    print(describe_checkpoint(str(file)))
+    return 0
+
+
 def phantom(
     out: str | None = None,
     patients: int = 600,
@@ -229,6 +242,7 @@ COMMANDS = {
     "merge": merge,
     "label": label,
     "info": info,
+    "encoder": encoder,
     "phantom": phantom,
     "check": check,
     "version": version,

@@ -26,6 +26,7 @@ class StoreDataset(Dataset):
         split: `train`, `val`, `test`, several of them, or `None` for all rows.
         rows: row numbers instead of a split.
         device: where the images shall live as a whole; by default they stay in the file.
+        targets: (rows of the store, K) what `label` shall be in place of the store's labels, see `data.tasks`.
 
     Attributes:
         store: the store.
@@ -41,10 +42,11 @@ class StoreDataset(Dataset):
         split: str | Sequence[str] | None = None,
         rows: Sequence[int] | None = None,
         device: str | torch.device | None = None,
+        targets: np.ndarray | None = None,
     ) -> None:
         self.store = Store(path)
         self.rows = self.store.rows(split) if rows is None else np.asarray(rows, np.int64)
-        self._labels = torch.from_numpy(self.store.labels[self.rows])
+        self._labels = torch.from_numpy((self.store.labels if targets is None else targets)[self.rows])
         self._index = torch.from_numpy(np.ascontiguousarray(self.rows))
         self._resident: torch.Tensor | None = None
         if device is not None:

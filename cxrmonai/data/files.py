@@ -35,7 +35,8 @@ def list_radiographs(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     files = list(image_files(path))
     if not files:
         raise CxrError(
-            f"{path}: no radiograph in this folder (PNG, JPEG, DICOM, NIfTI, NPY); name the radiographs' folder with --dataset_dir"
+            f"{path}: no radiograph (PNG, JPEG, DICOM, NIfTI, NPY) in this folder; name the radiographs' folder with "
+            "--dataset_dir"
         )
     ids = ids_from_paths([file.relative_to(path).as_posix() for file in files])
     return [{"image": str(file), "image_id": image_id} for file, image_id in zip(files, ids, strict=True)]
