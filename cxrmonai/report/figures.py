@@ -11,16 +11,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from cxrmonai.errors import CxrError
+from cxrmonai.metrics.calibration import reliability_curve
 from cxrmonai.metrics.columns import check_columns
 from cxrmonai.metrics.ranking import auroc, average_precision, precision_recall_points, roc_points
 
 DPI = 150
 _WIDTH = 12.0
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B5B95", "#22303c")
+_MARKERS = "osD^vPX*"
 _BLUE, _ORANGE, _INK, _FAINT, _GRID = "#0072B2", "#D55E00", "#22303c", "#c3ccd4", "#e6eaee"
 _CURVE_POINTS = 800
+
+_BOX = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "boxstyle": "round,pad=0.25"}
+_LEGEND = {"ncols": 2, "frameon": False, "fontsize": 10, "handletextpad": 0.3, "columnspacing": 1.0}
 
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -59,7 +66,7 @@ def precision_recall_curves(truth: ArrayLike, score: ArrayLike, class_names: Seq
     Takes, returns and raises as `roc_curves`.
     """
     truth, score = check_columns(truth, score, class_names)
-    curves = [_thin(*_steps(*precision_recall_points(*column))) for column in zip(truth.T, score.T, strict=True)]
+    curves = [_thin(*_steps(*_precision_recall(*column))) for column in zip(truth.T, score.T, strict=True)]
     figure, panels = _panels(len(class_names))
     for index, axes in enumerate(panels):
         known = truth[~np.isnan(truth[:, index]), index]
@@ -98,18 +105,161 @@ def auroc_bars(
     ends = [_draw_bars(axes, [name for name, _ in rows], models, index) for index in range(len(models))]
     axes.axvline(0.5, color=_INK, linewidth=1)
     axes.set_xlim(max(0.0, min([0.45, *(end - 0.03 for end in ends)])), 1.0)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows], parse_math=False)
+    _name_rows(axes, [name for name, _ in rows])
     if len(rows) > 1:
         axes.get_yticklabels()[0].set_fontweight("bold")
         axes.axhline(0.5, color=_FAINT, linewidth=1)
     axes.set_xticks([tick / 10 for tick in range(11) if tick / 10 >= axes.get_xlim()[0]])
     axes.set_xlabel("AUROC with 95 % interval; the line at 0.5 is chance", fontsize=12, color=_INK)
-    _plain(axes)
-    axes.grid(axis="x", color=_GRID)
-    axes.tick_params(axis="y", length=0)
     if len(models) == 2:
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=11)
+    return figure
+
+
+def auroc_forest(summary: Mapping[str, Any]) -> Figure:
+    """Forest plot of AUROC: a point and its interval for each finding, best first, the numbers at the right.
+
+    Args:
+        summary: of `cxrmonai.metrics.classification_summary`; null or NaN is a value that is not defined.
+
+    Returns:
+        A figure of one row for each finding and, for two findings or more, a diamond for the mean.
+    """
+    rows = _bar_rows(summary)
+    figure = _figure(1.3 + 0.36 * len(rows))
+    axes = figure.add_subplot()
+    leftmost = 0.5
+    for row, (_, (value, low, high)) in enumerate(rows):
+        axes.text(1.01, row, _with_interval(value, low, high), va="center", fontsize=11, color=_INK)
+        if math.isnan(value):
+            continue
+        mean = row == 0 and len(rows) > 1
+        axes.plot([low, high], [row, row], color=_INK, linewidth=1.4)
+        axes.plot(
+            value, row, marker="D" if mean else "s", markersize=9 if mean else 7, color=_ORANGE if mean else _BLUE
+        )
+        leftmost = float(np.nanmin([leftmost, value, low]))
+    axes.axvline(0.5, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.set_xlim(max(0.0, min(0.45, leftmost - 0.03)), 1.0)
+    axes.set_xticks([tick / 10 for tick in range(11) if tick / 10 >= axes.get_xlim()[0]])
+    axes.set_xlabel("AUROC with 95 % interval; the dashed line at 0.5 is chance", fontsize=12, color=_INK)
+    _name_rows(axes, [name for name, _ in rows])
+    if len(rows) > 1:
+        axes.get_yticklabels()[0].set_fontweight("bold")
+        axes.axhline(0.5, color=_FAINT, linewidth=1)
+    return figure
+
+
+def reliability_curves(
+    truth: ArrayLike,
+    probability: ArrayLike,
+    class_names: Sequence[str],
+    calibrated: ArrayLike | None = None,
+    bins: int = 10,
+) -> Figure:
+    """Reliability curves, one panel for each finding: observed share against probability, in bins of equal width.
+
+    The area of a marker goes with the images in its bin; whiskers are 95 % intervals of the share (Wilson).
+
+    Args:
+        truth: (N, C), or (N,) for one finding, of 0, 1 and NaN (unknown).
+        probability: 0–1, of the same shape.
+        class_names: C names.
+        calibrated: probability after temperature scaling, drawn in a second colour.
+        bins: of equal width.
+
+    Returns:
+        A figure; a finding without a known image gets a panel that says so.
+
+    Raises:
+        CxrError: as `cxrmonai.metrics.reliability_curve`, or names that do not fit the columns.
+    """
+    truth, probability = check_columns(truth, probability, class_names)
+    models = [(probability, _BLUE, "o", "as predicted")]
+    if calibrated is not None:
+        models.append((check_columns(truth, calibrated, class_names)[1], _ORANGE, "D", "after temperature scaling"))
+    figure, panels = _panels(len(class_names))
+    for index, axes in enumerate(panels):
+        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        for values, colour, marker, _ in models:
+            curve = reliability_curve(truth[:, index], values[:, index], bins)
+            if not len(curve.count):
+                continue
+            reach = np.maximum([curve.observed - curve.low, curve.high - curve.observed], 0)
+            axes.errorbar(curve.predicted, curve.observed, yerr=reach, color=colour, alpha=0.45, linewidth=1.1)
+            size = 14 + 90 * curve.count / curve.count.max()
+            axes.scatter(curve.predicted, curve.observed, size, colour, marker=marker, zorder=3, alpha=0.9)
+        axes.set_title(class_names[index], fontsize=12, color=_INK, fontweight="bold", loc="left", parse_math=False)
+        if np.isnan(truth[:, index]).all():
+            _say_undefined(axes, "not defined:\nno known label")
+    if len(models) == 2:
+        marks = [Line2D([], [], color=colour, marker=marker, label=label) for _, colour, marker, label in models]
+        figure.legend(handles=marks, loc="outside upper right", ncols=2, frameon=False, fontsize=11)
+    figure.supxlabel("Probability given by the model", fontsize=12, color=_INK)
+    figure.supylabel("Share of images with the finding", fontsize=12, color=_INK)
+    return figure
+
+
+def confusion_figure(matrix: ArrayLike, class_names: Sequence[str]) -> Figure:
+    """Confusion matrix: counts in each cell, shaded by the share of the true class.
+
+    Args:
+        matrix: (C, C) counts, the true class in the row.
+        class_names: C names.
+
+    Raises:
+        CxrError: a shape that does not fit the names.
+    """
+    matrix = np.asarray(matrix)
+    if matrix.shape != (len(class_names), len(class_names)):
+        shape = f"matrix has shape {matrix.shape}"
+        raise CxrError(f"{shape} for {len(class_names)} class names; give (classes, classes) in their order")
+    total = matrix.sum(axis=1, keepdims=True)
+    share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
+    edge = min(_WIDTH, 3.0 + 0.85 * len(class_names))
+    figure = _figure(edge * 0.9, edge)
+    axes = figure.add_subplot()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*matrix.shape):
+        colour = "white" if share[row, column] > 0.55 else _INK
+        text = f"{matrix[row, column]}\n{share[row, column]:.0%}" if total[row, 0] else "0"
+        axes.text(column, row, text, ha="center", va="center", fontsize=11, color=colour)
+    slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, class_names)) > 6 else {}
+    axes.set_xticks(range(len(class_names)), class_names, parse_math=False, **slant)
+    axes.set_yticks(range(len(class_names)), class_names, parse_math=False)
+    axes.tick_params(length=0, labelsize=11, labelcolor=_INK)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("Predicted class", fontsize=12, color=_INK)
+    axes.set_ylabel("True class", fontsize=12, color=_INK)
+    return figure
+
+
+def subgroup_points(subgroups: Mapping[str, Any]) -> Figure:
+    """AUROC of each finding in each group, one panel for each attribute, with 95 % intervals.
+
+    A group with too few images of either class is drawn hollow.
+
+    Args:
+        subgroups: maps each attribute, such as `sex`, to what `cxrmonai.metrics.subgroup_summary` returns.
+
+    Raises:
+        CxrError: no attribute.
+    """
+    if not subgroups:
+        raise CxrError("there are no subgroups to draw; give sex, age or view")
+    findings = list(next(iter(subgroups.values()))["gaps"])
+    most = max(len(part["groups"]) for part in subgroups.values())
+    figure = _figure(2.3 + max(0.42, 0.15 * most) * len(findings))
+    panels = [figure.add_subplot(1, len(subgroups), panel + 1) for panel in range(len(subgroups))]
+    leftmost = min(_draw_groups(axes, part, findings) for axes, part in zip(panels, subgroups.values(), strict=True))
+    for panel, (axes, attribute) in enumerate(zip(panels, subgroups, strict=True)):
+        axes.axvline(0.5, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.set_xlim(max(-0.02, min(0.45, leftmost - 0.03)), 1.02)
+        axes.set_title(attribute.capitalize(), fontsize=12, color=_INK, fontweight="bold", loc="left")
+        _name_rows(axes, findings)
+        axes.tick_params(labelleft=panel == 0)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=3, **_LEGEND)
+    figure.supxlabel("AUROC with 95 % interval; the dashed line at 0.5 is chance", fontsize=12, color=_INK)
     return figure
 
 
@@ -152,6 +302,44 @@ def png_bytes(figure: Figure) -> bytes:
     return content.getvalue()
 
 
+def _draw_groups(axes: Axes, part: Mapping[str, Any], findings: Sequence[str]) -> float:
+    """Draws the points of all groups of one attribute and returns the leftmost point drawn."""
+    leftmost, groups = 0.5, part["groups"]
+    for index, (group, content) in enumerate(groups.items()):
+        colour, marker = _PALETTE[index % len(_PALETTE)], _MARKERS[index % len(_MARKERS)]
+        shift = (index - (len(groups) - 1) / 2) * 0.7 / len(groups)
+        for row, finding in enumerate(findings):
+            numbers = content["findings"][finding]
+            value, low, high = _numbers(numbers["auroc"], numbers["auroc_ci"])
+            if math.isnan(value):
+                continue
+            enough = min(numbers["positives"], numbers["negatives"]) >= part["minimum"]
+            axes.plot([low, high], [row + shift] * 2, color=colour, linewidth=1.1, alpha=0.7)
+            axes.plot(value, row + shift, marker, color=colour, markersize=5.5, fillstyle="full" if enough else "none")
+            leftmost = float(np.nanmin([leftmost, value, low]))
+        axes.plot([], [], marker, color=colour, label=f"{group} ({content['images']})")
+    return leftmost
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Names the rows of a horizontal plot from the top down."""
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    _plain(axes)
+    axes.grid(axis="x", color=_GRID)
+    axes.tick_params(axis="y", length=0)
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    if math.isnan(value):
+        return "not defined"
+    return f"{value:.3f}" if math.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _say_undefined(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=12, color=_INK, bbox=_BOX)
+
+
 def _figure(height: float, width: float = _WIDTH) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -190,11 +378,17 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], chosen: int, drawstyle: st
 
 def _label_panel(axes: Axes, name: str, metric: str, value: float, place: tuple[float, float]) -> None:
     axes.set_title(name, fontsize=12, color=_INK, fontweight="bold", loc="left", parse_math=False)
-    text, place, align = (f"{metric} {value:.3f}", place, "right")
     if math.isnan(value):
-        text, place, align = "not defined:\none class only", (0.5, 0.5), "center"
-    box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "boxstyle": "round,pad=0.25"}
-    axes.text(*place, text, transform=axes.transAxes, ha=align, va="center", fontsize=12, color=_INK, bbox=box)
+        _say_undefined(axes, "not defined:\none class only")
+        return
+    text = f"{metric} {value:.3f}"
+    axes.text(*place, text, transform=axes.transAxes, ha="right", va="center", fontsize=12, color=_INK, bbox=_BOX)
+
+
+def _precision_recall(truth: np.ndarray, score: np.ndarray) -> Curve:
+    """The points of one column, none of which is defined where a class is absent."""
+    recall, precision = precision_recall_points(truth, score)
+    return (recall, precision) if (truth == 0).any() else (np.full_like(recall, np.nan), precision)
 
 
 def _steps(recall: np.ndarray, precision: np.ndarray) -> Curve:

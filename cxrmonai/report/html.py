@@ -51,6 +51,15 @@ p { max-width: 46rem; margin: 0.75rem 0; overflow-wrap: anywhere; }
   max-width: none; margin: 1.5rem 0; padding: 0.9rem 1.1rem; background: var(--caution);
   border: 1px solid var(--caution-edge); border-left-width: 6px; border-radius: 4px;
 }
+.box {
+  margin: 1.75rem 0 0; padding: 1.1rem 1.4rem 0.6rem; border: 1px solid var(--line);
+  border-left: 6px solid var(--accent); border-radius: 4px; background: var(--stripe);
+}
+.box.caution { margin-top: 1rem; border-color: var(--caution-edge); background: var(--caution); }
+.box h2 { margin: 0 0 0.5rem; padding: 0; border: 0; font-size: 1.1rem; }
+.box p { max-width: none; margin: 0 0 0.6rem; }
+.box ul { margin: 0 0 0.6rem; padding-left: 1.2rem; }
+.box li { margin: 0 0 0.35rem; overflow-wrap: anywhere; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: 1rem; margin: 1.75rem 0 0; }
 .tiles div { padding: 0.9rem 1.1rem; border: 1px solid var(--line); border-radius: 6px; background: var(--stripe); }
 .tiles dt { color: var(--soft); font-size: 0.9rem; }
@@ -67,7 +76,8 @@ tbody tr:nth-child(even) { background: var(--stripe); }
 tfoot th, tfoot td { border-top: 2px solid var(--ink); border-bottom: 0; font-weight: 650; }
 .number { text-align: right; white-space: nowrap; }
 td { overflow-wrap: anywhere; }
-.interval { color: var(--soft); font-size: 0.88em; font-weight: 400; }
+td.number:has(.interval) { white-space: normal; }
+.interval { display: inline-block; color: var(--soft); font-size: 0.88em; font-weight: 400; white-space: nowrap; }
 figure { margin: 1.5rem 0 2rem; }
 figure img {
   display: block; max-width: 100%; height: auto; margin: 0 auto; padding: 0.5rem; background: #ffffff;
@@ -90,7 +100,7 @@ footer { color: var(--soft); font-size: 0.85rem; }
   main { max-width: none; margin: 0; padding: 0; border: 0; }
   .scroll { overflow: visible; }
   h2 { break-after: avoid; }
-  figure, tr, .note, .tiles { break-inside: avoid; }
+  figure, tr, .note, .tiles, .box { break-inside: avoid; }
   figure img { max-height: 235mm; width: auto; border: 0; padding: 0; }
 }
 """
@@ -134,6 +144,14 @@ class Report:
     def note(self, text: str) -> None:
         """Adds a caution in a box."""
         self._parts.append(f'<p class="note" role="note">{escape(text)}</p>')
+
+    def box(self, heading: str, paragraphs: Sequence[str], points: Sequence[str] = (), caution: bool = False) -> None:
+        """Adds a box with a heading, paragraphs and a list of points, in the colour of cautions where `caution`."""
+        self._parts.append(f'<section class="box{" caution" if caution else ""}">\n<h2>{escape(heading)}</h2>')
+        self._parts += [f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs]
+        if points:
+            self._parts.append("<ul>" + "".join(f"<li>{escape(point)}</li>" for point in points) + "</ul>")
+        self._parts.append("</section>")
 
     def tiles(self, items: Iterable[tuple[str, Any, str]]) -> None:
         """Adds large figures side by side, each of a label, a value and a detail in small print (may be empty)."""
