@@ -188,6 +188,25 @@ def encoder(file: str) -> int:
     return 0
 
 
+def delong(first: str, second: str, out: str | None = None) -> int:
+    """Compares the AUROC of two runs on the same images by DeLong's test, paired, with Holm's correction.
+
+    Args:
+        first: predictions.csv of one run of an evaluate.json.
+        second: of the other; a difference is second minus first.
+        out: CSV file for the table, besides printing it.
+    """
+    from cxrmonai.files import write_text
+    from cxrmonai.report.predictions import COMPARISON_NOTE, compare_runs
+
+    table = compare_runs(str(first), str(second))
+    print(table.to_string(float_format="{:.4f}".format))
+    print(COMPARISON_NOTE)
+    if out is not None:
+        write_text(str(out), table.to_csv())
+    return 0
+
+
 def phantom(
     out: str | None = None,
     patients: int = 600,
@@ -243,6 +262,7 @@ COMMANDS = {
     "label": label,
     "info": info,
     "encoder": encoder,
+    "delong": delong,
     "phantom": phantom,
     "check": check,
     "version": version,

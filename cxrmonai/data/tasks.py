@@ -32,6 +32,11 @@ class Task:
     class_names: list[str]
     targets: np.ndarray
 
+    @property
+    def truth(self) -> np.ndarray:
+        """The targets as metrics take them: (N, K), or (N,) class numbers for `multiclass`."""
+        return self.targets[:, 0] if self.kind == "multiclass" else self.targets
+
     def frequencies(self, rows: np.ndarray) -> np.ndarray:
         """(K, 2) how often each class is absent and present among rows of the store."""
         values = self.targets[rows]

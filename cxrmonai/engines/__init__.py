@@ -1,20 +1,33 @@
 """Handlers and batch preparation for MONAI's engines."""
 
+from cxrmonai.engines.averaging import WeightAverage
 from cxrmonai.engines.batches import PrepareBatch
 from cxrmonai.engines.checkpointing import CheckpointHandler
-from cxrmonai.engines.embeddings import EmbeddingWriter
+from cxrmonai.engines.classification import (
+    MeanAuroc,
+    finish_classifier,
+    make_evaluation,
+    predict,
+    probabilities,
+    read_operating_points,
+)
 from cxrmonai.engines.monitoring import ProgressBar, StopOnNonFinite, TensorBoardLog, summary_writer
+from cxrmonai.engines.optimisation import make_optimizer, make_schedule
 from cxrmonai.engines.parallel import amp_options, data_parallel
 from cxrmonai.engines.pretraining import ProbeCurve, make_probe, summarise
 from cxrmonai.engines.probe import FeatureCollector, Probe, ProbeResult, extract_features
+from cxrmonai.engines.range_test import find_learning_rate
 from cxrmonai.engines.scheduling import StepSchedule
 from cxrmonai.engines.seeding import EpochSeed, seed_everything
+from cxrmonai.engines.writers import EmbeddingWriter, PredictionWriter
 
 __all__ = [
     "CheckpointHandler",
     "EmbeddingWriter",
     "EpochSeed",
     "FeatureCollector",
+    "MeanAuroc",
+    "PredictionWriter",
     "PrepareBatch",
     "Probe",
     "ProbeCurve",
@@ -23,10 +36,19 @@ __all__ = [
     "StepSchedule",
     "StopOnNonFinite",
     "TensorBoardLog",
+    "WeightAverage",
     "amp_options",
     "data_parallel",
     "extract_features",
+    "find_learning_rate",
+    "finish_classifier",
+    "make_evaluation",
+    "make_optimizer",
     "make_probe",
+    "make_schedule",
+    "predict",
+    "probabilities",
+    "read_operating_points",
     "seed_everything",
     "summarise",
     "summary_writer",

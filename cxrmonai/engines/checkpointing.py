@@ -37,6 +37,8 @@ class CheckpointHandler:
         mode: `min` or `max`.
         resume: whether to go on from `checkpoint.pt`; without that file the run starts anew and says so.
         patience: epochs without a better metric after which to stop; 0 never stops early.
+        kept: the network that `model.pt` and `model_final.pt` hold, where it is another than the one that is trained
+            (an average of its weights, which must then be among `objects`).
 
     Raises:
         CxrError: when the run starts: `checkpoint.pt` belongs to a run of other length, or is already complete.
@@ -52,12 +54,14 @@ class CheckpointHandler:
         mode: str = "min",
         resume: bool = False,
         patience: int = 0,
+        kept: nn.Module | None = None,
     ) -> None:
         if mode not in ("min", "max"):
             raise CxrError(f"mode '{mode}': must be min or max")
         self.folder, self.network, self.objects = Path(ckpt_dir), network, dict(objects or {})
         self.validator, self.metric, self.mode = validator, metric, mode
         self.resume, self.patience = resume, patience
+        self.kept = network if kept is None else kept
         self.best: float | None = None
         self.best_epoch = 0
 
@@ -116,7 +120,7 @@ class CheckpointHandler:
         improved = self._improved(engine)
         if distributed.rank() == 0:
             if improved:
-                save(self._bare_network().state_dict(), self.best_path)
+                save(_bare(self.kept).state_dict(), self.best_path)
             save(self._content(engine), self.folder / CHECKPOINT)
         if self.patience and engine.state.epoch - self.best_epoch >= self.patience:
             if distributed.rank() == 0:
@@ -126,7 +130,7 @@ class CheckpointHandler:
     def completed(self, engine: Engine) -> None:
         """Saves the last network."""
         if distributed.rank() == 0:
-            save(self._bare_network().state_dict(), self.folder / FINAL)
+            save(_bare(self.kept).state_dict(), self.folder / FINAL)
 
     def _improved(self, engine: Engine) -> bool:
         value = None if self.validator is None else self.validator.state.metrics.get(self.metric)
@@ -156,7 +160,11 @@ class CheckpointHandler:
         return self.objects if scaler is None else {**self.objects, "scaler": scaler}
 
     def _bare_network(self) -> nn.Module:
-        return getattr(self.network, "module", self.network)
+        return _bare(self.network)
+
+
+def _bare(network: nn.Module) -> nn.Module:
+    return getattr(network, "module", network)
 
 
 def _check_hyperparameters(item: Any, state: Mapping[str, Any], path: Path) -> None:

@@ -100,16 +100,22 @@ def summarise(
             "untrained": probe(untrained.to(device), progress=True),
         }
         lines += _probe_lines(probe, results)
+    lines += closing_lines(log_dir, config, path, data_file if probe is not None else "LABELLED.h5")
+    print("\n".join(lines), file=sys.stdout, flush=True)
+
+
+def closing_lines(log_dir: str, config: str, path: Path, data_file: str) -> list[str]:
+    """What to do next: watch the run, evaluate it, use other data."""
     programs = os.environ.get("PATH", "").split(os.pathsep)
-    if sys.prefix != sys.base_prefix and str(Path(sys.prefix, "bin")) not in programs:
-        lines.append(f"First, in a shell:  . {short(Path(sys.prefix, 'bin', 'activate'))}")
-    lines += [
+    outside = sys.prefix != sys.base_prefix and str(Path(sys.prefix, "bin")) not in programs
+    activate = [f"First, in a shell:  . {short(Path(sys.prefix, 'bin', 'activate'))}"] if outside else []
+    return [
+        *activate,
         f"Watch the run:      tensorboard --logdir {short(log_dir)}",
         f"Evaluate in full:   python -m monai.bundle run --config_file {short(config)}"
-        + f" --ckpt_path {short(path)} --data_file {data_file if probe is not None else 'LABELLED.h5'}",
+        + f" --ckpt_path {short(path)} --data_file {data_file}",
         "Use your own data:  python -m cxrmonai prepare --help",
     ]
-    print("\n".join(lines), file=sys.stdout, flush=True)
 
 
 def _probe_lines(probe: Probe, results: dict[str, object]) -> list[str]:

@@ -46,7 +46,7 @@ def find_learning_rate(
         CxrError: the loss falls nowhere.
     """
     device, optimizer, network = trainer.state.device, trainer.optimizer, trainer.network
-    base = [group["lr"] for group in optimizer.param_groups]
+    base = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]  # a schedule may begin at 0
     autocast = torch.autocast(torch.device(device).type, **trainer.amp_kwargs) if trainer.amp else nullcontext()
     rates: list[float] = []
     losses: list[float] = []

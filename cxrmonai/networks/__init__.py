@@ -9,7 +9,7 @@ from cxrmonai.networks.checkpoints import (
     trained_size,
     untrained_twin,
 )
-from cxrmonai.networks.classifier import Classifier, encoder_stages, load_classifier, parameter_groups
+from cxrmonai.networks.classifier import Classifier, classifier_like, encoder_stages, load_classifier, parameter_groups
 from cxrmonai.networks.contrastive import ContrastiveNetwork
 from cxrmonai.networks.encoders import EncoderDescription, encoder
 from cxrmonai.networks.published.report import CheckpointReport
@@ -19,6 +19,7 @@ __all__ = [
     "Classifier",
     "ContrastiveNetwork",
     "EncoderDescription",
+    "classifier_like",
     "describe_checkpoint",
     "encoder",
     "encoder_stages",

@@ -332,6 +332,19 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     return network
 
 
+def classifier_like(path: str | os.PathLike[str], otherwise: Classifier) -> Classifier:
+    """A classifier of the build of a checkpoint, or another where there is no such file yet; load weights afterwards.
+
+    Args:
+        path: of a checkpoint that `load_classifier` reads.
+        otherwise: what a bundle that was not trained yet is checked and exported as.
+
+    Raises:
+        CxrError: see `load_classifier`.
+    """
+    return load_classifier(path) if os.path.exists(path) else otherwise
+
+
 def encoder_stages(encoder: nn.Module) -> list[list[str]]:
     """Names of an encoder's parameters: those of the stem, then those of each stage, as timm groups them.
 

@@ -23,6 +23,7 @@ def write_predictions(
     probability: np.ndarray,
     operating: OperatingPoints | None = None,
     facts: Mapping[str, object] | None = None,
+    ordered: bool = False,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -38,10 +39,11 @@ def write_predictions(
         probability: (N, K).
         operating: what was chosen on validation images.
         facts: to be listed in the report.
+        ordered: whether the classes are grades in order.
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
     """
-    evaluation = make_evaluation(data_file, task, rows, probability, operating, facts)
+    evaluation = make_evaluation(data_file, task, rows, probability, operating, facts, ordered)
     summary = write_evaluation(output_dir, evaluation, resamples=resamples, seed=seed)
     writer = summary_writer(Path(output_dir) / "tensorboard")
     if writer is not None:

@@ -1,0 +1,257 @@
+"""The supervised bundle: what a user runs, and what must hold of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from bundle_runs import REPOSITORY, bundle, error_lines
+from monai.bundle import create_workflow
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cxrmonai.cli import main
+from cxrmonai.data.store import open_store
+from cxrmonai.networks import load_classifier
+
+pytestmark = pytest.mark.slow
+FOLDER = REPOSITORY / "bundles/supervised"
+SMALL = {"max_epochs": 2, "batch_size": 16, "image_size": 32, "device": "cpu"}
+CLASSES = "Cardiomegaly,Effusion"  # the phantom writes Pleural Effusion
+
+
+def train(store, folder, *presets, **overrides):
+    """Trains in this process, and returns the folder."""
+    files = [str(FOLDER / "configs" / name) for name in ("train.json", *(f"presets/{name}.json" for name in presets))]
+    places = {"data_file": str(store), "ckpt_dir": str(folder / "models"), "output_dir": str(folder / "eval")}
+    work = create_workflow(
+        config_file=files, workflow_type="train", bundle_root=str(FOLDER), **places, **{**SMALL, **overrides}
+    )
+    work.initialize()
+    work.run()
+    work.finalize()
+    return folder
+
+
+def evaluate(folder, store, out, **overrides):
+    places = {"data_file": str(store), "ckpt_path": str(folder / "models/model.pt"), "output_dir": str(out)}
+    work = create_workflow(
+        config_file=str(FOLDER / "configs/evaluate.json"),
+        workflow_type="infer",
+        bundle_root=str(FOLDER),
+        **{"resamples": 100, "device": "cpu", **places, **overrides},
+    )
+    work.initialize()
+    work.run()
+    return json.loads((out / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(small_phantom, tmp_path_factory):
+    return train(small_phantom, tmp_path_factory.mktemp("supervised"), classes=CLASSES)
+
+
+def copy_of(store, path, change):
+    """A copy of a store whose labels (N, C) and splits went through `change`."""
+    shutil.copy(store, path)
+    with h5py.File(path, "r+") as file:
+        labels = file["labels"][:]
+        splits = file["table/split"][:].astype(str)
+        change(labels, splits)
+        file["labels"][:] = labels
+    return path
+
+
+def test_a_run_leaves_weights_that_tell_all_and_what_was_chosen_on_validation(trained):
+    models = {path.name for path in (trained / "models").iterdir()}
+    assert models == {"checkpoint.pt", "model.pt", "model_final.pt", "operating_points.json"}
+    network = load_classifier(trained / "models/model.pt")
+    assert network.class_names == CLASSES.split(",")
+    assert network.settings["asked"]["classes"] == CLASSES
+    points = json.loads((trained / "models/operating_points.json").read_text())
+    assert len(points["thresholds"]) == len(points["temperatures"]) == 2
+    assert "validation" in points["origin"]
+    log = EventAccumulator(str(trained / "eval/tensorboard"))
+    log.Reload()
+    assert {"train/loss", "validation/val_mean_auroc", "validation/val_loss"} <= set(log.Tags()["scalars"])
+
+
+def test_evaluation_writes_all_files_and_keeps_ids(trained, small_phantom, tmp_path):
+    metrics = evaluate(trained, small_phantom, tmp_path, split="all", batch_size=7)
+    store = open_store(small_phantom)
+    assert metrics["images"] == len(store)
+    assert set(metrics["findings"]) == {"Cardiomegaly", "Effusion"}
+    for finding in metrics["findings"].values():
+        assert {"auroc", "auroc_ci", "average_precision", "positives", "negatives"} <= finding.keys()
+    predictions = pd.read_csv(tmp_path / "predictions.csv")
+    assert predictions["image_id"].tolist() == store.table["image_id"].tolist()
+    assert predictions["split"].tolist() == store.table["split"].tolist()
+    np.testing.assert_array_equal(predictions["truth_Effusion"], store.table["Pleural Effusion"])
+    report = (tmp_path / "report.html").read_text()
+    assert "ynthetic" in report
+    assert (tmp_path / "roc.png").stat().st_size > 1000
+    log = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
+    log.Reload()
+    assert "evaluation/roc" in log.Tags()["images"]
+
+
+def test_probabilities_do_not_depend_on_the_batch(trained, small_phantom, tmp_path):
+    tables = []
+    for size in (1, 16, 128):
+        evaluate(trained, small_phantom, tmp_path / str(size), batch_size=size)
+        tables.append(pd.read_csv(tmp_path / str(size) / "predictions.csv")["probability_Effusion"])
+    np.testing.assert_allclose(tables[1], tables[0], atol=1e-5)
+    np.testing.assert_allclose(tables[2], tables[0], atol=1e-5)
+
+
+def test_test_labels_touch_nothing_before_the_evaluation(trained, small_phantom, tmp_path):
+    def poison(labels, splits):
+        labels[splits == "test"] = 1 - labels[splits == "test"]
+
+    poisoned = copy_of(small_phantom, tmp_path / "poisoned.h5", poison)
+    again = train(poisoned, tmp_path / "again", classes=CLASSES)
+    for name in ("model.pt", "model_final.pt"):
+        one = torch.load(trained / "models" / name, weights_only=True)
+        other = torch.load(again / "models" / name, weights_only=True)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    points = "models/operating_points.json"
+    assert (again / points).read_text() == (trained / points).read_text()
+    assert evaluate(again, poisoned, tmp_path / "a") != evaluate(trained, small_phantom, tmp_path / "b")
+
+
+def test_columns_of_one_class_or_none_and_unknown_batches_end_with_numbers(small_phantom, tmp_path):
+    names = open_store(small_phantom).class_names
+
+    def strange(labels, splits):
+        labels[:, names.index("Edema")] = 0
+        labels[:, names.index("Mass")] = np.nan
+        labels[: len(labels) // 2] = np.nan  # whole batches of which nothing is known
+
+    store = copy_of(small_phantom, tmp_path / "strange.h5", strange)
+    classes = "Edema,Mass,Cardiomegaly"
+    made = train(store, tmp_path / "run", classes=classes, batch_size=4, sampling="balanced", class_weighting="inverse")
+    state = torch.load(made / "models/model_final.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
+    metrics = evaluate(made, store, tmp_path / "eval", split="all")
+    assert metrics["findings"]["Edema"]["auroc"] is None
+    assert metrics["findings"]["Mass"]["positives"] == metrics["findings"]["Mass"]["negatives"] == 0
+    assert any("under test" in note for note in metrics["findings"]["Edema"]["notes"])
+
+
+def test_a_single_image_is_evaluated(trained, small_phantom, tmp_path):
+    def alone(labels, splits):
+        pass
+
+    store = copy_of(small_phantom, tmp_path / "one.h5", alone)
+    with h5py.File(store, "r+") as file:
+        splits = file["table/split"][:]
+        splits[:] = b"train"
+        splits[3] = b"test"
+        file["table/split"][:] = splits
+    metrics = evaluate(trained, store, tmp_path / "eval")
+    assert metrics["images"] == 1
+    assert metrics["mean_auroc"] is None
+    assert len(pd.read_csv(tmp_path / "eval/predictions.csv")) == 1
+
+
+@pytest.mark.parametrize("preset", ["abnormal", "cardiomegaly", "pcam"])
+def test_presets_train_and_are_evaluated_by_what_the_weights_tell(small_phantom, tmp_path, preset):
+    small = {"encoder": "resnet10t", "max_epochs": 1}
+    made = train(small_phantom, tmp_path, preset, **small)
+    network = load_classifier(made / "models/model.pt")
+    expected = {"abnormal": ["Abnormal"], "cardiomegaly": ["Cardiomegaly"]}
+    assert network.class_names == expected.get(preset, open_store(small_phantom).class_names)
+    assert network.settings["asked"]["equalize"] is (preset == "cardiomegaly")
+    assert network.pooling == ("PCAM" if preset == "pcam" else "AVG")
+    assert set(evaluate(made, small_phantom, tmp_path / "out")["findings"]) == set(network.class_names)
+
+
+def test_grades_are_learned_as_classes_in_order(small_phantom, tmp_path):
+    store = tmp_path / "grades.h5"
+    shutil.copy(small_phantom, store)
+    with h5py.File(store, "r+") as file:
+        count = len(file["labels"])
+        file["table"].create_dataset("edema_severity", data=np.arange(count) % 4)
+        file["table"].attrs["columns"] = json.dumps([*json.loads(file["table"].attrs["columns"]), "edema_severity"])
+    made = train(store, tmp_path, "edema4", max_epochs=1, ema_decay=0.9, schedule="plateau", optimizer_name="SGD")
+    metrics = evaluate(made, store, tmp_path / "out")
+    assert metrics["task"] == "multiclass"
+    assert len(metrics["multiclass"]["confusion"]) == 4
+    assert "quadratic_kappa" in metrics["multiclass"]
+
+
+def test_the_other_presets_hold_their_keys():
+    known = json.loads((FOLDER / "configs/train.json").read_text())
+    presets = list((FOLDER / "configs/presets").glob("*.json"))
+    assert len(presets) == 8
+    for preset in presets:
+        assert json.loads(preset.read_text()).keys() <= known.keys(), preset.name
+
+
+def test_a_resumed_run_with_an_average_equals_one_that_was_not_interrupted(small_phantom, tmp_path):
+    options = {"classes": CLASSES, "ema_decay": 0.9, "encoder": "resnet10t", "schedule": "constant"}
+    whole = train(small_phantom, tmp_path / "whole", max_epochs=2, **options)
+    train(small_phantom, tmp_path / "half", max_epochs=1, **options)
+    resumed = train(small_phantom, tmp_path / "half", max_epochs=2, resume=True, **options)
+    one, other = (torch.load(each / "models/model_final.pt", weights_only=True) for each in (whole, resumed))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    plain = torch.load(whole / "models/checkpoint.pt", weights_only=True)["network"]
+    assert any(not torch.equal(one[key], plain[key]) for key in one)  # the average is what was kept
+
+
+def test_inference_on_files_names_what_cannot_be_read(trained, small_phantom, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    store = open_store(small_phantom)
+    for row in range(3):
+        Image.fromarray(store.images[row]).save(folder / f"{row}.png")
+    (folder / "broken.png").write_text("a text")
+    made = bundle(
+        FOLDER / "configs/inference.json",
+        tmp_path,
+        dataset_dir=folder,
+        ckpt_path=trained / "models/model.pt",
+        output_dir=tmp_path / "out",
+        device="cpu",
+    )
+    assert made.returncode == 0, made.stderr
+    assert "broken.png: not a PNG" in made.stderr
+    table = pd.read_csv(tmp_path / "out/predictions.csv", dtype={"image_id": str})
+    assert table["image_id"].tolist() == ["0", "1", "2"]
+    assert table[["Cardiomegaly", "Effusion"]].to_numpy().min() > 0
+    points = json.loads((trained / "models/operating_points.json").read_text())
+    called = [name for name, value in zip(CLASSES.split(","), points["thresholds"], strict=True) if value is not None]
+    assert [name for name in table if name.endswith(" positive")] == [f"{name} positive" for name in called]
+
+
+def test_faults_are_one_line(small_phantom, tmp_path):
+    def fails(**overrides):
+        made = bundle(FOLDER / "configs/train.json", tmp_path, data_file=small_phantom, device="cpu", **overrides)
+        (line,) = error_lines(made)
+        return line
+
+    assert "no class 'Tuberculosis'" in fails(classes="Tuberculosis")
+    assert "attention CAM needs maps, and pooling NATIVE has none" in fails(attention="CAM", pooling="NATIVE")
+
+
+def test_range_test_suggests_a_rate_and_trains_nothing(small_phantom, tmp_path, capsys):
+    train(small_phantom, tmp_path, lr_find=True, encoder="resnet10t")
+    assert "suggestion: --learning_rate" in capsys.readouterr().out
+    assert (tmp_path / "eval/learning_rates.png").stat().st_size > 1000
+    assert not (tmp_path / "models").exists()
+
+
+def test_two_evaluations_are_compared(trained, small_phantom, tmp_path, capsys):
+    evaluate(trained, small_phantom, tmp_path / "a", split="all")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main(["delong", str(tmp_path / "a/predictions.csv"), str(tmp_path / "b/predictions.csv")])
+    assert left.value.code == 0
+    assert "Effusion" in capsys.readouterr().out
