@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from cxrmonai.data.geometry import letterbox
 from cxrmonai.data.reading import (
     id_from_path,
     ids_from_paths,
@@ -165,6 +166,12 @@ def test_store_pixels_in_both_depths():
     np.testing.assert_array_equal(to_store_pixels(deep, 2, 16), [[0, 16384], [32768, 65535]])
     np.testing.assert_array_equal(to_store_pixels(deep, 2, 8), [[0, 64], [128, 255]])
     np.testing.assert_array_equal(to_store_pixels(GREY[:8, :8], 8), GREY[:8, :8])
+    for kind in (np.uint16, np.int32, np.float32, np.float64):  # stretched before or after resizing is the same
+        image = (np.random.default_rng(0).random((90, 70)) * 3000).astype(kind) - kind(0)
+        stretched = letterbox(to_full_range(image).astype(np.float32), 32)
+        np.testing.assert_allclose(to_store_pixels(image, 32, 16), stretched, atol=1)
+        np.testing.assert_allclose(to_store_pixels(image, 32, 8), stretched / 257, atol=0.51)
+    assert not to_store_pixels(np.full((9, 5), 900, np.uint16), 8).any()
     np.testing.assert_array_equal(to_store_pixels(GREY[:8, :8], 8, 16), GREY[:8, :8] * np.uint16(257))
 
 

@@ -41,5 +41,14 @@ def to_store_pixels(pixels: np.ndarray, size: int, depth: int = 8) -> np.ndarray
     """
     if depth == 8 and pixels.dtype == np.uint8:
         return letterbox(pixels, size)
-    boxed = letterbox(to_full_range(pixels), size)
-    return boxed if depth == 16 else np.rint(boxed / 257).astype(np.uint8)
+    top, kind = (255, np.uint8) if depth == 8 else (65535, np.uint16)
+    low, high = (0, 255) if pixels.dtype == np.uint8 else (pixels.min(), pixels.max())
+    if high <= low:
+        return np.zeros((size, size), kind)
+    # Stretched after resizing, which is linear: the same but for rounding, and done on far fewer pixels.
+    if pixels.dtype.itemsize <= 2:
+        share = (pixels.astype(np.float32) - np.float32(low)) * np.float32(1 / (float(high) - float(low)))
+    else:
+        share = ((pixels.astype(np.float64) - float(low)) / (float(high) - float(low))).astype(np.float32)
+    boxed = letterbox(share, size)
+    return np.rint(np.clip(boxed * top, 0, top)).astype(kind)
