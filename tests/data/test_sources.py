@@ -245,6 +245,16 @@ def test_csv_with_every_option(csv_root):
     assert found.notes == []
 
 
+def test_csv_keeps_further_columns_as_numbers_or_text(csv_root):
+    (csv_root / "t.csv").write_text("path,grade,site,blank\na/1.png,2,x,\na/2.png,,3,\n")
+    found = load_source("csv", csv_root, table="t.csv", path_column="path", keep_columns="grade,site,blank")
+    np.testing.assert_array_equal(found.table["grade"], [2, np.nan])
+    assert found.table["site"].tolist() == ["x", "3"]
+    assert found.table["blank"].isna().all()
+    with pytest.raises(CxrError, match="no column 'absent'"):
+        load_source("csv", csv_root, table="t.csv", path_column="path", keep_columns="absent")
+
+
 def test_csv_with_the_least(csv_root, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "t.csv"
     elsewhere.write_text(TABLE)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxrmonai.data.reading import ids_from_paths
 from cxrmonai.data.sources.base import Collection
-from cxrmonai.data.sources.tables import read_csv, require_columns, with_splits
+from cxrmonai.data.sources.tables import kept_columns, read_csv, require_columns, with_splits
 from cxrmonai.data.table import MASK_COLUMNS, make_table, name_list, parse_age, parse_labels, parse_sex, parse_split
 from cxrmonai.errors import CxrError
 
@@ -31,6 +31,7 @@ def load(
     sex_column: str | None = None,
     split_column: str | None = None,
     mask_column: str | Sequence[str] | None = None,
+    keep_columns: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> Collection:
     """Reads the table; only `table` and `path_column` are needed.
@@ -48,6 +49,7 @@ def load(
         sex_column: F and M, or words.
         split_column: train, val, test; taken as it is, or drawn by patient without it.
         mask_column: one or several columns of mask paths; a mask is named by its column.
+        keep_columns: further columns to keep as they are, such as a grade or a site.
         seed: of the split.
 
     Returns:
@@ -80,6 +82,7 @@ def load(
     for name, parse in (("age", parse_age), ("sex", parse_sex)):
         if name in columns:
             columns[name] = pd.Series(parse(columns[name]))
+    columns |= kept_columns(rows, name_list(keep_columns), file)
     split = parse_split(columns.pop("split")) if "split" in columns else None
     labels = parse_labels(rows, classes) if classes else None
     contents = make_table(columns, labels)

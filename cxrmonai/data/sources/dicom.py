@@ -14,7 +14,7 @@ from cxrmonai.data.reading.dicom_header import has_magic
 from cxrmonai.data.reading.dicom_scan import REASON, VIEW_MEANING, read_headers
 from cxrmonai.data.reading.lookup import DICOM_INDEX, DICOM_SUFFIXES, suffix_of
 from cxrmonai.data.sources.base import SKIPPED_COLUMNS, Collection
-from cxrmonai.data.sources.tables import read_csv, require_columns, with_splits
+from cxrmonai.data.sources.tables import kept_columns, read_csv, require_columns, with_splits
 from cxrmonai.data.table import make_table, name_list, parse_age, parse_labels, parse_sex, parse_split
 from cxrmonai.errors import CxrError
 from cxrmonai.processes import available_cores
@@ -35,6 +35,7 @@ RADIOGRAPH_CLASSES = (
 )
 LABEL_KEYS = ("SOPInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID", "file")
 FALLBACK_COLUMN = "report_id"
+GRADE = "edema_severity"  # of `label`: 0 to 3, no finding
 KNOWN_VIEWS = {
     "LL": "LATERAL", "RL": "LATERAL", "LAT": "LATERAL", "LLAT": "LATERAL", "RLAT": "LATERAL",
     "postero-anterior": "PA", "antero-posterior": "AP", "lateral": "LATERAL", "left lateral": "LATERAL",
@@ -51,6 +52,7 @@ def load(
     labels_column: str | None = None,
     class_columns: str | Sequence[str] | None = None,
     split_column: str | None = None,
+    keep_columns: str | Sequence[str] | None = None,
     seed: int = 0,
     workers: int | None = None,
 ) -> Collection:
@@ -65,8 +67,9 @@ def load(
         labels_key: what joins it to the images: SOPInstanceUID, StudyInstanceUID, AccessionNumber, PatientID, or file
             (the name of the file without its suffix).
         labels_column: its column of these keys; by default the one that is called as the key, or else report_id.
-        class_columns: its findings, as `A,B,C`; by default all other columns.
+        class_columns: its findings, as `A,B,C`; by default all other columns but a grade edema_severity.
         split_column: its column of train, val, test; drawn by patient without it.
+        keep_columns: its further columns to keep as they are; by default edema_severity, where `label` wrote it.
         seed: of the split.
         workers: processes that read headers; as many as there are cores by default.
 
@@ -76,8 +79,10 @@ def load(
     Raises:
         CxrError: there is no radiograph, or the table of labels does not fit.
     """
-    if labels is None and (labels_column or class_columns or split_column):
-        raise CxrError("--labels_column, --class_columns and --split_column are of the table named with --labels")
+    if labels is None and (labels_column or class_columns or split_column or keep_columns):
+        raise CxrError(
+            "--labels_column, --class_columns, --split_column and --keep_columns are of the table named with --labels"
+        )
     if labels_key not in LABEL_KEYS:
         raise CxrError(f"--labels_key {labels_key}: must be one of {', '.join(LABEL_KEYS)}")
     if workers is not None and (not isinstance(workers, int) or workers < 0):
@@ -87,12 +92,15 @@ def load(
     images, skipped = _radiographs(root, headers)
     _note_oddities(images, notes)
     findings = split = None
+    kept: dict[str, pd.Series] = {}
     if labels is not None:
         file, named = _file(root, labels), name_list(class_columns)
         rows = _matched(images, file, labels_key, labels_column, [*named, *name_list(split_column)], notes)
         split = parse_split(rows.pop(split_column)) if split_column else None
-        findings = parse_labels(rows, named or list(rows.columns))
-    table = make_table(_columns(images), findings)
+        graded = GRADE in rows and GRADE not in named
+        kept = kept_columns(rows, name_list(keep_columns) or ([GRADE] if graded else []), file)
+        findings = parse_labels(rows, named or [name for name in rows if name not in kept])
+    table = make_table({**_columns(images), **kept}, findings)
     if split is not None:
         table["split"] = split
     table = with_splits(table, seed, split is not None, notes)

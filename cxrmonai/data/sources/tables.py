@@ -13,7 +13,7 @@ import pandas as pd
 
 from cxrmonai.data.reading import image_files
 from cxrmonai.data.splits import carve_validation, check_overlap, split_by_patient
-from cxrmonai.data.table import MASK_COLUMNS
+from cxrmonai.data.table import BASE_COLUMNS, MASK_COLUMNS
 from cxrmonai.errors import CxrError
 
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -127,6 +127,29 @@ def images_folder(root: Path, named: str | None, published: str = "") -> Path:
 def files_by_name(root: Path, folder: Path, stem: bool = False) -> dict[str, str]:
     """Images below a folder: file name (or its stem) → path below the root, `/` between its parts."""
     return {(path.stem if stem else path.name): path.relative_to(root).as_posix() for path in image_files(folder)}
+
+
+def kept_columns(rows: pd.DataFrame, names: Sequence[str], file: Path) -> dict[str, pd.Series]:
+    """Further columns of a table as they are: numbers where all cells that are not blank are numbers, else text.
+
+    Args:
+        rows: the table, cells as text.
+        names: of the columns.
+        file: for messages.
+
+    Raises:
+        CxrError: a column is missing, or has a name that every table has.
+    """
+    require_columns(rows, names, file)
+    taken = [name for name in names if name in BASE_COLUMNS]
+    if taken:
+        raise CxrError(f"{file}: --keep_columns {taken[0]}: every store has a column of that name; rename it")
+    kept = {}
+    for name in names:
+        text = rows[name].str.strip()
+        numbers = pd.to_numeric(text, errors="coerce")
+        kept[name] = text if (numbers.isna() & (text != "")).any() else numbers.astype(float)
+    return kept
 
 
 def mask_rows(

@@ -227,6 +227,19 @@ def test_labels_by_other_keys(study, key, values, expected, column):
     np.testing.assert_array_equal(found.table["Edema"], [labels[k] for k in expected])
 
 
+def test_what_label_writes_is_joined_with_its_grade(study):
+    text = "report_id,Edema,edema_severity,site\n1.9.1,1,3,a\n1.9.2,,,b\n"
+    found = labelled(study, text, class_columns="Edema", keep_columns="edema_severity,site")
+    assert found.class_names == ["Edema"]
+    assert set(found.table["edema_severity"].dropna()) == {3.0}
+    assert {"a", "b"} <= set(found.table["site"]) <= {"a", "b", ""}
+    alone = labelled(study, "report_id,Edema,edema_severity\n1.9.1,1,3\n1.9.2,,\n")
+    assert alone.class_names == ["Edema"]
+    assert set(alone.table["edema_severity"].dropna()) == {3.0}
+    with pytest.raises(CxrError, match="--keep_columns age: every store has a column of that name"):
+        labelled(study, "report_id,Edema,age\n1.9.1,1,3\n", class_columns="Edema", keep_columns="age")
+
+
 def test_labels_with_a_split_and_chosen_columns(study):
     text = "PatientID,fold,Edema,text\np1,train,1,a\np2,test,0,b\np3,val,,c\n"
     found = labelled(study, text, labels_key="PatientID", class_columns="Edema", split_column="fold")
