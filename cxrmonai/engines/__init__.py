@@ -1,6 +1,6 @@
 """Handlers and batch preparation for MONAI's engines."""
 
-from cxrmonai.engines.averaging import WeightAverage
+from cxrmonai.engines.averaging import UpdateAverage, WeightAverage
 from cxrmonai.engines.batches import PrepareBatch
 from cxrmonai.engines.checkpointing import CheckpointHandler
 from cxrmonai.engines.classification import (
@@ -36,6 +36,7 @@ __all__ = [
     "StepSchedule",
     "StopOnNonFinite",
     "TensorBoardLog",
+    "UpdateAverage",
     "WeightAverage",
     "amp_options",
     "data_parallel",

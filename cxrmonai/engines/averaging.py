@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """Exponential moving average of weights and buffers, moved after each update of the weights.
+    """Exponential moving average of weights and buffers; `UpdateAverage` moves it.
 
     The average of the first updates is that of so many as there were: the decay is `min(decay, (1 + n) / (10 + n))`,
     as TensorFlow's `ExponentialMovingAverage` warms it up.
@@ -29,15 +29,10 @@ class WeightAverage:
         """What to validate and to keep."""
         return self.source if self._averaged is None else self._averaged.module
 
-    def attach(self, engine: Engine) -> None:
-        """Attaches to iterations."""
-        if self._averaged is not None:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
     @torch.no_grad()
-    def __call__(self, engine: Engine) -> None:
-        """Moves the average, where MONAI's trainer has just updated."""
-        if not updated(engine):
+    def update(self) -> None:
+        """Moves the average towards the weights as they are now."""
+        if self._averaged is None:
             return
         count = int(self._averaged.n_averaged)
         decay = min(self.decay, (1 + count) / (10 + count))
@@ -52,6 +47,26 @@ class WeightAverage:
         """Goes on with an average."""
         if self._averaged is not None:
             self._averaged.load_state_dict(state)
+
+
+class UpdateAverage:
+    """Moves an average after each update of the weights.
+
+    Args:
+        average: of the network that is trained.
+    """
+
+    def __init__(self, average: WeightAverage) -> None:
+        self.average = average
+
+    def attach(self, engine: Engine) -> None:
+        """Attaches to iterations."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Moves the average, where MONAI's trainer has just updated."""
+        if updated(engine):
+            self.average.update()
 
 
 def updated(engine: Engine) -> bool:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from cxrmonai.engines import StepSchedule
-from cxrmonai.engines.averaging import WeightAverage
+from cxrmonai.engines.averaging import UpdateAverage, WeightAverage
 from cxrmonai.engines.optimisation import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule, suggest_learning_rate
 from cxrmonai.engines.range_test import find_learning_rate
 from cxrmonai.errors import CxrError
@@ -127,7 +127,7 @@ def test_the_average_is_the_one_of_a_plain_loop(accumulation_steps):
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
     average = WeightAverage(network, 0.6)
     history = []
-    run = Trained([average], epochs=2, steps=5, accumulation_steps=accumulation_steps, network=network)
+    run = Trained([UpdateAverage(average)], epochs=2, steps=5, accumulation_steps=accumulation_steps, network=network)
     run.trainer.add_event_handler(
         Events.ITERATION_COMPLETED, lambda _: history.append({k: v.clone() for k, v in network.state_dict().items()})
     )
@@ -149,6 +149,7 @@ def test_without_decay_the_network_is_its_own_average():
     average = WeightAverage(network, 0)
     assert average.network is network
     assert average.state_dict() == {}
+    average.update()
     average.load_state_dict({})
 
 
@@ -160,11 +161,11 @@ def test_an_average_goes_on_where_it_was():
     for k in range(6):
         with torch.no_grad():
             network.weight.add_(1)
-        first(engine)
+        UpdateAverage(first)(engine)
         if k == 2:
             second.load_state_dict(first.state_dict())
         elif k > 2:
-            second(engine)
+            UpdateAverage(second)(engine)
     torch.testing.assert_close(first.network.weight, second.network.weight)
 
 
