@@ -159,6 +159,14 @@ def test_nih_without_its_table_or_with_another(nih):
         load_source("nih", root)
 
 
+@pytest.mark.parametrize("name", [name for name, entry in SOURCES.items() if entry.where])
+def test_a_source_without_its_files_says_where_they_are_published(name, tmp_path):
+    with pytest.raises(CxrError) as fault:
+        load_source(name, tmp_path)
+    assert str(tmp_path) in str(fault.value)
+    assert SOURCES[name].where in str(fault.value)
+
+
 def test_images_outside_of_the_root_and_a_damaged_archive(nih, tmp_path_factory):
     root = nih()
     elsewhere = tmp_path_factory.mktemp("elsewhere")

@@ -67,7 +67,7 @@ def load(
     """
     if labels not in ("chexpert", "negbio"):
         raise CxrError(f"--labels {labels}: must be chexpert or negbio")
-    folder = images_folder(root, images)
+    folder = images_folder(root, images, where=WHERE)
     file = _need(root, "metadata")
     rows = read_csv(file)
     require_columns(rows, ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate"], file)

@@ -76,7 +76,7 @@ def _entries(root: Path) -> tuple[pd.DataFrame, Path]:
 def _files(root: Path, images: str | None) -> dict[str, str]:
     """File name → path below the root."""
     unpacked = [] if images or (root / "images").is_dir() else sorted(root.glob("images_*/images"))
-    folders = unpacked or [images_folder(root, images, "images")]
+    folders = unpacked or [images_folder(root, images, "images", WHERE)]
     return {name: path for folder in folders for name, path in files_by_name(root, folder).items()}
 
 

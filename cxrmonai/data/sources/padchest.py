@@ -70,7 +70,7 @@ def load(
     """
     if not isinstance(min_images, int) or min_images < 1:
         raise CxrError(f"--min_images {min_images}: must be a whole number, 1 or more")
-    folder = images_folder(root, images)
+    folder = images_folder(root, images, where=WHERE)
     pattern = "PADCHEST_chest_x_ray_images_labels_160K*.csv"
     file = need(root, [pattern, f"{pattern}.gz"], WHERE)
     rows = read_csv(file)

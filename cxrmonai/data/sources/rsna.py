@@ -85,7 +85,7 @@ def load(root: Path, images: str | None = None, seed: int = 0) -> Collection:
 
 
 def _files(root: Path, images: str | None) -> dict[str, str]:
-    return files_by_name(root, images_folder(root, images, "stage_2_train_images"), stem=True)
+    return files_by_name(root, images_folder(root, images, "stage_2_train_images", WHERE), stem=True)
 
 
 def _targets(rows: pd.DataFrame, file: Path) -> pd.DataFrame:

@@ -103,7 +103,7 @@ def load(root: Path, images: str | None = None, seed: int = 0) -> Collection:
 def _files(root: Path, images: str | None) -> dict[str, str]:
     """Image id → path below the root."""
     published = [] if images else sorted(path for path in root.glob("dicom-images-*") if path.is_dir())
-    folders = published or [images_folder(root, images)]
+    folders = published or [images_folder(root, images, where=WHERE)]
     paths = [path for folder in folders for path in image_files(folder)]
     stem, count = Counter(path.stem for path in paths).most_common(1)[0] if paths else ("", 0)
     if count > 1:

@@ -105,20 +105,24 @@ def keep_present(rows: pd.DataFrame, present: pd.Series, table_file: Path, notes
     return rows[present.to_numpy()].reset_index(drop=True)
 
 
-def images_folder(root: Path, named: str | None, published: str = "") -> Path:
+def images_folder(root: Path, named: str | None, published: str = "", where: str = "") -> Path:
     """The folder that holds the images.
 
     Args:
         root: folder of the data set.
         named: by `--images`, below the root.
         published: where it is by default, below the root.
+        where: address the images are published at.
 
     Raises:
         CxrError: there is no such folder, or it is not below the root.
     """
     folder = root / str(named or published)
     if not folder.is_dir():
-        raise CxrError(f"{folder}: no such folder; unpack the images as published, or name their folder with --images")
+        source = f"; they are published at {where}" if where else ""
+        raise CxrError(
+            f"{folder}: no such folder; unpack the images as published, or name their folder with --images{source}"
+        )
     if not Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(root)):
         raise CxrError(f"--images {named}: lies outside of {root}; name a folder below the root")
     return folder

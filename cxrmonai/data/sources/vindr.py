@@ -197,7 +197,7 @@ def _boxes(drawn: list[pd.DataFrame], image_ids: pd.Series, notes: list[str]) ->
 def _files(root: Path, images: str | None) -> dict[str, str]:
     """Image id → path below the root."""
     published = [] if images else [folder for folder in (root / "train", root / "test") if folder.is_dir()]
-    folders = published or [images_folder(root, images)]
+    folders = published or [images_folder(root, images, where=WHERE)]
     files: dict[str, str] = {}
     for path in (path for folder in folders for path in image_files(folder)):
         below = path.relative_to(root).as_posix()
