@@ -298,9 +298,13 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _refuse_unknown_flags(given)
         code = fire.Fire(COMMANDS, command=given, name="cxrmonai", serialize=_unless_code)
+        sys.stdout.flush()
     except CxrError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         resumable = "; the same command goes on from here" if sys.argv[1:2] == ["prepare"] else ""
         print(f"interrupted{resumable}", file=sys.stderr)

@@ -70,3 +70,9 @@ def test_help_needs_nothing_and_shows_the_flags(command):
     assert shown.returncode == 0, shown.stderr
     assert "Traceback" not in shown.stdout + shown.stderr
     assert "SYNOPSIS" in shown.stdout + shown.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly():
+    command = f"{sys.executable} -m cxrmonai sources | head -1"
+    shown = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert shown.stderr == ""
