@@ -99,6 +99,15 @@ def test_expressions_are_short(folder):
             assert len(text) <= 160, f"{file.name}: {text}"
 
 
+def test_every_key_a_user_sets_is_used(folder):
+    for file in ("train", "evaluate", "inference"):
+        text = (folder / f"configs/{file}.json").read_text()
+        plain = (str, int, float, bool, type(None))
+        for key, value in json.loads(text).items():
+            if key not in ("imports", "initialize", "run", "finalize") and isinstance(value, (*plain, list)):
+                assert re.search(rf"@{key}\b", text), f"{file}.json: {key} does nothing"
+
+
 def _network(folder):
     parser = ConfigParser()
     parser.read_config(str(folder / "configs/inference.json"))

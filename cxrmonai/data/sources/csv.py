@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxrmonai.data.reading import ids_from_paths
 from cxrmonai.data.sources.base import Collection
-from cxrmonai.data.sources.tables import kept_columns, read_csv, require_columns, with_splits
+from cxrmonai.data.sources.tables import kept_columns, named_table, read_csv, require_columns, with_splits
 from cxrmonai.data.table import MASK_COLUMNS, make_table, name_list, parse_age, parse_labels, parse_sex, parse_split
 from cxrmonai.errors import CxrError
 
@@ -58,7 +58,7 @@ def load(
     Raises:
         CxrError: the table or a column is missing, or a cell holds what its column cannot.
     """
-    file = Path(str(table)) if Path(str(table)).is_file() else root / str(table)
+    file = named_table(root, table)
     rows = read_csv(file)
     named = {
         "image": path_column,

@@ -14,7 +14,7 @@ from cxrmonai.data.reading.dicom_header import has_magic
 from cxrmonai.data.reading.dicom_scan import REASON, VIEW_MEANING, read_headers
 from cxrmonai.data.reading.lookup import DICOM_INDEX, DICOM_SUFFIXES, suffix_of
 from cxrmonai.data.sources.base import SKIPPED_COLUMNS, Collection
-from cxrmonai.data.sources.tables import kept_columns, read_csv, require_columns, with_splits
+from cxrmonai.data.sources.tables import kept_columns, named_table, read_csv, require_columns, with_splits
 from cxrmonai.data.table import make_table, name_list, parse_age, parse_labels, parse_sex, parse_split
 from cxrmonai.errors import CxrError
 from cxrmonai.processes import available_cores
@@ -94,7 +94,7 @@ def load(
     findings = split = None
     kept: dict[str, pd.Series] = {}
     if labels is not None:
-        file, named = _file(root, labels), name_list(class_columns)
+        file, named = named_table(root, labels), name_list(class_columns)
         rows = _matched(images, file, labels_key, labels_column, [*named, *name_list(split_column)], notes)
         split = parse_split(rows.pop(split_column)) if split_column else None
         graded = GRADE in rows and GRADE not in named
@@ -106,10 +106,6 @@ def load(
     table = with_splits(table, seed, split is not None, notes)
     classes = [] if findings is None else list(findings.columns)
     return Collection("dicom", root, table, classes, notes=notes, skipped=skipped, private=True)
-
-
-def _file(root: Path, name: str) -> Path:
-    return Path(str(name)) if Path(str(name)).is_file() else root / str(name)
 
 
 def _dicom_files(root: Path, notes: list[str]) -> list[str]:

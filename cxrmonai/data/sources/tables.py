@@ -81,6 +81,11 @@ def need(root: Path, patterns: str | Sequence[str], where: str) -> Path:
     raise CxrError(f"{root}: no {' or '.join(patterns)}{published}")
 
 
+def named_table(root: Path, name: str) -> Path:
+    """The table that an option names, as a path from here or below the root."""
+    return Path(str(name)) if Path(str(name)).is_file() else root / str(name)
+
+
 def keep_present(rows: pd.DataFrame, present: pd.Series, table_file: Path, notes: list[str]) -> pd.DataFrame:
     """Leaves out the rows whose image is not here.
 
