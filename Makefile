@@ -27,6 +27,6 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 14) else 'Python 3.10 to 3.13 is needed; name one with: make PYTHON=python3.12 …')"
 	$(PYTHON) -m venv $(VENV) || { echo 'error: no virtual environment could be made; on Debian and Ubuntu install python3-venv' >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --system-certs --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --system-certs --python $(BIN)/python --no-deps -r requirements.lock
 	$(BIN)/uv pip install --system-certs --python $(BIN)/python --no-deps -e .
 	touch $@
