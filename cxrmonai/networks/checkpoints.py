@@ -347,6 +347,20 @@ def trained_size(path: str | os.PathLike[str]) -> int:
     return preprocessing(path).image_size
 
 
+def stored_settings(path: str | os.PathLike[str]) -> dict[str, Setting]:
+    """What a checkpoint of ours was trained with: its network's settings, and its encoder's name, stem and norm.
+
+    Raises:
+        CxrError: see `read_weights`; or it was not written by one of our bundles.
+    """
+    weights = read_weights(path)
+    description = _description(weights, path)
+    if description is None:
+        raise CxrError(f"{path}: no description of a network in it; it was not written by a cxrmonai bundle")
+    build = {"encoder": description.name, "stem": description.stem, "norm": description.norm}
+    return {**build, **_settings(weights, path)}
+
+
 def _settings(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> dict[str, Setting]:
     try:
         return json.loads(bytes(weights[DESCRIPTION_KEY].tolist()))["settings"]
