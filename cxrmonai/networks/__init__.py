@@ -13,12 +13,14 @@ from cxrmonai.networks.classifier import Classifier, classifier_like, encoder_st
 from cxrmonai.networks.contrastive import ContrastiveNetwork
 from cxrmonai.networks.encoders import EncoderDescription, encoder
 from cxrmonai.networks.published.report import CheckpointReport
+from cxrmonai.networks.segmenter import Segmenter, load_segmenter, make_segmenter, segmenter_like
 
 __all__ = [
     "CheckpointReport",
     "Classifier",
     "ContrastiveNetwork",
     "EncoderDescription",
+    "Segmenter",
     "classifier_like",
     "describe_checkpoint",
     "encoder",
@@ -26,8 +28,11 @@ __all__ = [
     "load_classifier",
     "load_encoder",
     "load_network",
+    "load_segmenter",
+    "make_segmenter",
     "parameter_groups",
     "preprocessing",
+    "segmenter_like",
     "start_from",
     "trained_size",
     "untrained_twin",
