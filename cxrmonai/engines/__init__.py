@@ -11,6 +11,7 @@ from cxrmonai.engines.classification import (
     probabilities,
     read_operating_points,
 )
+from cxrmonai.engines.collapse import CollapseMonitor
 from cxrmonai.engines.monitoring import ProgressBar, StopOnNonFinite, TensorBoardLog, summary_writer
 from cxrmonai.engines.optimisation import make_optimizer, make_schedule
 from cxrmonai.engines.parallel import amp_options, data_parallel
@@ -23,6 +24,7 @@ from cxrmonai.engines.writers import EmbeddingWriter, PredictionWriter
 
 __all__ = [
     "CheckpointHandler",
+    "CollapseMonitor",
     "EmbeddingWriter",
     "EpochSeed",
     "FeatureCollector",
