@@ -18,6 +18,7 @@ from cxrmonai.engines.parallel import amp_options, data_parallel
 from cxrmonai.engines.pretraining import ProbeCurve, make_probe, summarise
 from cxrmonai.engines.probe import FeatureCollector, Probe, ProbeResult, extract_features
 from cxrmonai.engines.range_test import find_learning_rate
+from cxrmonai.engines.remembering import UpdateLoss
 from cxrmonai.engines.scheduling import StepSchedule
 from cxrmonai.engines.seeding import EpochSeed, seed_everything
 from cxrmonai.engines.writers import EmbeddingWriter, PredictionWriter
@@ -39,6 +40,7 @@ __all__ = [
     "StopOnNonFinite",
     "TensorBoardLog",
     "UpdateAverage",
+    "UpdateLoss",
     "WeightAverage",
     "amp_options",
     "data_parallel",
