@@ -10,12 +10,17 @@ from cxrmonai.losses.classification import (
     pos_weights,
 )
 from cxrmonai.losses.contrastive import NTXentLoss
+from cxrmonai.losses.joint_embedding import BarlowTwinsLoss, CosineLoss, MemoryContrastLoss, SelfDistillationLoss
 
 __all__ = [
+    "BarlowTwinsLoss",
+    "CosineLoss",
     "FocalLoss",
     "MaskedBCELoss",
     "MaskedCrossEntropyLoss",
+    "MemoryContrastLoss",
     "NTXentLoss",
+    "SelfDistillationLoss",
     "WeightedCELoss",
     "class_weights",
     "make_loss",

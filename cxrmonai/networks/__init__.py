@@ -12,6 +12,8 @@ from cxrmonai.networks.checkpoints import (
 from cxrmonai.networks.classifier import Classifier, classifier_like, encoder_stages, load_classifier, parameter_groups
 from cxrmonai.networks.contrastive import ContrastiveNetwork
 from cxrmonai.networks.encoders import EncoderDescription, encoder
+from cxrmonai.networks.joint_embedding import EmbeddingNetwork, JointEmbeddingNetwork, PairProjector
+from cxrmonai.networks.memory import make_memories
 from cxrmonai.networks.published.report import CheckpointReport
 from cxrmonai.networks.segmenter import Segmenter, load_segmenter, make_segmenter, segmenter_like
 
@@ -19,7 +21,10 @@ __all__ = [
     "CheckpointReport",
     "Classifier",
     "ContrastiveNetwork",
+    "EmbeddingNetwork",
     "EncoderDescription",
+    "JointEmbeddingNetwork",
+    "PairProjector",
     "Segmenter",
     "classifier_like",
     "describe_checkpoint",
@@ -29,6 +34,7 @@ __all__ = [
     "load_encoder",
     "load_network",
     "load_segmenter",
+    "make_memories",
     "make_segmenter",
     "parameter_groups",
     "preprocessing",

@@ -11,12 +11,20 @@ from cxrmonai.transforms.batch import (
     BatchScaleIntensityd,
 )
 from cxrmonai.transforms.files import Letterboxd, LoadRadiographd
+from cxrmonai.transforms.high_pass import BatchHighPassd
+from cxrmonai.transforms.jigsaw import BatchJigsawd, jigsaw_edge
+from cxrmonai.transforms.partners import BatchPartnerd
 from cxrmonai.transforms.preprocessing import PreprocessBatchd, Preprocessing, preprocess
+from cxrmonai.transforms.strong import BatchRandAugmentd
 from cxrmonai.transforms.views import Viewsd
 
 __all__ = [
     "BatchEqualizeHistogramd",
+    "BatchHighPassd",
+    "BatchJigsawd",
     "BatchNormalized",
+    "BatchPartnerd",
+    "BatchRandAugmentd",
     "BatchRandBlurd",
     "BatchRandGeometryd",
     "BatchRandIntensityd",
@@ -28,5 +36,6 @@ __all__ = [
     "PreprocessBatchd",
     "Preprocessing",
     "Viewsd",
+    "jigsaw_edge",
     "preprocess",
 ]
