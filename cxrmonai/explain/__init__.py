@@ -4,3 +4,4 @@ from cxrmonai.explain.attribution import METHODS, Attribution, attribute, attrib
 from cxrmonai.explain.heatmaps import Heatmaps, HeatmapWriter
 
 __all__ = ["METHODS", "Attribution", "HeatmapWriter", "Heatmaps", "attribute", "attribute_with_logits"]
+"""Why a classifier says what it says: attribution maps, their faithfulness, and images made to its taste."""
