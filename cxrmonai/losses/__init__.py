@@ -10,14 +10,18 @@ from cxrmonai.losses.classification import (
     pos_weights,
 )
 from cxrmonai.losses.contrastive import NTXentLoss
+from cxrmonai.losses.segmentation import SoftDiceLoss, SummedLoss, make_segmentation_loss
 
 __all__ = [
     "FocalLoss",
     "MaskedBCELoss",
     "MaskedCrossEntropyLoss",
     "NTXentLoss",
+    "SoftDiceLoss",
+    "SummedLoss",
     "WeightedCELoss",
     "class_weights",
     "make_loss",
+    "make_segmentation_loss",
     "pos_weights",
 ]

@@ -2,6 +2,7 @@
 
 from cxrmonai.transforms.batch import (
     BatchEqualizeHistogramd,
+    BatchMaskTargetd,
     BatchNormalized,
     BatchRandBlurd,
     BatchRandGeometryd,
@@ -16,6 +17,7 @@ from cxrmonai.transforms.views import Viewsd
 
 __all__ = [
     "BatchEqualizeHistogramd",
+    "BatchMaskTargetd",
     "BatchNormalized",
     "BatchRandBlurd",
     "BatchRandGeometryd",
