@@ -291,7 +291,7 @@ def write_store(
     order = np.argsort(row_of, kind="stable")
     boxes = boxes.iloc[order[row_of[order] >= 0]].astype(dict.fromkeys("xywh", float))
     skipped = pd.DataFrame(columns=["image", "reason"]) if skipped is None else skipped
-    with atomic_path(path) as temporary, _create(temporary, path) as file:
+    with atomic_path(path) as temporary, create_file(temporary, path) as file:
         _write_images(file, images, keep, progress)
         file.create_dataset("geometry", data=np.asarray(geometry, np.float64)[keep])
         file["geometry"].attrs["columns"] = json.dumps(GEOMETRY_COLUMNS)
@@ -319,8 +319,18 @@ def write_store(
 
 
 @contextmanager
-def _create(temporary: Path, path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    aligned = {"alignment_threshold": PAGE, "alignment_interval": PAGE}
+def create_file(temporary: Path, path: str | os.PathLike[str], alignment: int = PAGE) -> Iterator[h5py.File]:
+    """An HDF5 file under its temporary name; a fault of writing becomes a `CxrError` that names `path`.
+
+    Args:
+        temporary: the file that is written.
+        path: what it will be called.
+        alignment: bytes that data sets and chunks of that many and more begin at a multiple of; 1 wastes no room.
+
+    Raises:
+        CxrError: on leaving: the file could not be written.
+    """
+    aligned = {"alignment_threshold": alignment, "alignment_interval": alignment}
     try:
         with h5py.File(temporary, "w", locking=False, track_order=True, **aligned) as file:
             yield file
@@ -409,4 +419,4 @@ def _check_format(path: Path, attributes: Mapping[str, Any]) -> None:
         )
 
 
-__all__ = ["FORMAT_VERSION", "Store", "blocks", "open_store", "write_store"]
+__all__ = ["FORMAT_VERSION", "Store", "blocks", "create_file", "open_store", "write_store"]
