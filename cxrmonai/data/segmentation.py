@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -113,8 +112,8 @@ class SegmentationDataset(StoreDataset):
         masks = self._drawn(places, batch)
         machine = np.flatnonzero(~self.from_expert[places])
         if len(machine):
-            store, order, where = self._pseudo
-            masks[machine] = store.get(where[self.rows[places[machine]]])[:, order]
+            store, order = self._pseudo
+            masks[machine] = store.get(store.places_of(self.rows[places[machine]]))[:, order]
         for mask, row in zip(masks, self.rows[places], strict=True):
             rows, columns = content_window(self.store.geometry[row])
             mask[:, : rows.start] = mask[:, rows.stop :] = MASK_UNKNOWN
@@ -190,8 +189,8 @@ def _expert_rows(
 
 def _pseudo_rows(
     store: Store, names: list[str], rows: np.ndarray, path: str | os.PathLike[str] | None
-) -> tuple[tuple[MaskStore, list[int], np.ndarray], np.ndarray]:
-    """The mask store with the places of the classes and of the rows in it, and the rows that it has."""
+) -> tuple[tuple[MaskStore, list[int]], np.ndarray]:
+    """The mask store with the places of the classes in it, and the rows that it has."""
     if path is None:
         raise CxrError("pseudo_masks is missing: name the file of pseudo-masks, or set supervision to full")
     masks = MaskStore(path)
@@ -199,16 +198,15 @@ def _pseudo_rows(
         order = match_classes(names, masks.names)
     except CxrError as error:
         raise CxrError(f"{path}: {error}") from error
-    theirs = np.asarray(masks.rows, np.int64)
-    ids = store.column("image_id")
-    if masks.size != store.size or theirs.max(initial=-1) >= len(ids) or list(ids[theirs]) != list(masks.image_ids):
-        raise CxrError(f"{path}: holds masks of other images than {store.path}; make them from this store")
-    where = np.full(len(ids), -1)
-    where[theirs] = np.arange(len(theirs))
-    kept = rows[where[rows] >= 0]
+    if masks.size != store.size:
+        raise CxrError(
+            f"{path}: masks of {masks.size} pixels do not fit a store of {store.size}; make them from this store"
+        )
+    kept = rows[masks.places_of(rows) >= 0]
     if not len(kept):
         raise CxrError(f"{path}: holds no pseudo-mask of an image to learn from; make them for the training images")
-    return (masks, order, where), kept
+    masks.check_ids(kept, store.column("image_id")[kept])
+    return (masks, order), kept
 
 
 __all__ = ["SUPERVISIONS", "SegmentationDataset", "choose_masks", "split_rows"]
