@@ -197,15 +197,22 @@ class Store(AbstractContextManager):
         """
         if not self._has_masks:
             return np.zeros((len(rows), self.size, self.size), np.uint8), np.zeros(len(rows), np.uint32)
-        places, flags = self._mask_places
-        found = places.get_indexer(np.asarray(rows, np.int64))
-        annotated = np.where(found >= 0, flags[found], 0).astype(np.uint32)
+        annotated = self.mask_flags_of(rows)
+        found = self._mask_places[0].get_indexer(np.asarray(rows, np.int64))
         with self._open() as file:
             data = file["masks"]["bits"]
             bits = np.zeros((len(rows), self.size, self.size), data.dtype)
             for out in np.flatnonzero(annotated):
                 data.read_direct(bits, np.s_[found[out]], np.s_[out])
         return bits, annotated
+
+    def mask_flags_of(self, rows: Sequence[int]) -> np.ndarray:
+        """(B,) uint32: which names were drawn for some images, one bit a name; 0 for an image without masks."""
+        if not self._has_masks:
+            return np.zeros(len(rows), np.uint32)
+        places, flags = self._mask_places
+        found = places.get_indexer(np.asarray(rows, np.int64))
+        return np.where(found >= 0, flags[found], 0).astype(np.uint32)
 
     @cached_property
     def _mask_places(self) -> tuple[pd.Index, np.ndarray]:
