@@ -5,12 +5,15 @@ from cxrmonai.engines.batches import PrepareBatch
 from cxrmonai.engines.checkpointing import CheckpointHandler
 from cxrmonai.engines.classification import (
     MeanAuroc,
+    choose_operating_points,
     finish_classifier,
     make_evaluation,
     predict,
     probabilities,
     read_operating_points,
 )
+from cxrmonai.engines.frozen_probe import FeatureBank, FrozenProbe
+from cxrmonai.engines.linear_models import LinearTraining
 from cxrmonai.engines.monitoring import ProgressBar, StopOnNonFinite, TensorBoardLog, summary_writer
 from cxrmonai.engines.optimisation import make_optimizer, make_schedule
 from cxrmonai.engines.parallel import amp_options, data_parallel
@@ -25,7 +28,10 @@ __all__ = [
     "CheckpointHandler",
     "EmbeddingWriter",
     "EpochSeed",
+    "FeatureBank",
     "FeatureCollector",
+    "FrozenProbe",
+    "LinearTraining",
     "MeanAuroc",
     "PredictionWriter",
     "PrepareBatch",
@@ -39,6 +45,7 @@ __all__ = [
     "UpdateAverage",
     "WeightAverage",
     "amp_options",
+    "choose_operating_points",
     "data_parallel",
     "extract_features",
     "find_learning_rate",

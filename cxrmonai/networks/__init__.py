@@ -13,6 +13,7 @@ from cxrmonai.networks.classifier import Classifier, classifier_like, encoder_st
 from cxrmonai.networks.contrastive import ContrastiveNetwork
 from cxrmonai.networks.encoders import EncoderDescription, encoder
 from cxrmonai.networks.published.report import CheckpointReport
+from cxrmonai.networks.tuning import encoder_to_tune, input_of, usual_pooling
 
 __all__ = [
     "CheckpointReport",
@@ -23,6 +24,8 @@ __all__ = [
     "describe_checkpoint",
     "encoder",
     "encoder_stages",
+    "encoder_to_tune",
+    "input_of",
     "load_classifier",
     "load_encoder",
     "load_network",
@@ -31,4 +34,5 @@ __all__ = [
     "start_from",
     "trained_size",
     "untrained_twin",
+    "usual_pooling",
 ]

@@ -95,20 +95,27 @@ class BatchNormalized(MapTransform):
 
     Args:
         keys: of the batch.
-        mean: in units of the 0–1 range.
+        mean: in units of the 0–1 range; several make as many channels, all of which hold the same grey image.
         std: likewise.
     """
 
-    def __init__(self, keys: KeysCollection, mean: float = 0.5, std: float = 0.25) -> None:
+    def __init__(
+        self, keys: KeysCollection, mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.25
+    ) -> None:
         super().__init__(keys)
         self.mean, self.std = mean, std
 
     def __call__(self, data: Batch) -> dict[Hashable, Any]:
-        """(B, 1, H, W) float → float."""
+        """(B, 1, H, W) float → (B, C, H, W) float, for a single mean one channel."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out[key] = (out[key] - self.mean).mul_(1 / self.std)
+            mean, std = (_by_channel(value, out[key]) for value in (self.mean, self.std))
+            out[key] = (out[key] - mean).mul_(1 / std)
         return out
+
+
+def _by_channel(value: float | Sequence[float], images: torch.Tensor) -> float | torch.Tensor:
+    return images.new_tensor(value)[:, None, None] if isinstance(value, Sequence) else value
 
 
 class BatchResized(MapTransform):

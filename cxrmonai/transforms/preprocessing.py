@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -69,6 +69,11 @@ class Preprocessing:
     def as_dict(self) -> dict[str, Any]:
         """As plain types."""
         return asdict(self)
+
+    def at(self, image_size: int) -> Preprocessing:
+        """The same for an input of another size; the square before it grows or shrinks alike."""
+        fit_size = round(self.fit_size * image_size / self.image_size)
+        return replace(self, image_size=image_size, fit_size=fit_size)
 
     def __str__(self) -> str:
         edge = self.fit_size or self.image_size
