@@ -12,6 +12,7 @@ from cxrmonai.engines.classification import (
     probabilities,
     read_operating_points,
 )
+from cxrmonai.engines.collapse import CollapseMonitor
 from cxrmonai.engines.frozen_probe import FeatureBank, FrozenProbe
 from cxrmonai.engines.linear_models import LinearTraining
 from cxrmonai.engines.monitoring import ProgressBar, StopOnNonFinite, TensorBoardLog, summary_writer
@@ -20,12 +21,14 @@ from cxrmonai.engines.parallel import amp_options, data_parallel
 from cxrmonai.engines.pretraining import ProbeCurve, make_probe, summarise
 from cxrmonai.engines.probe import FeatureCollector, Probe, ProbeResult, extract_features
 from cxrmonai.engines.range_test import find_learning_rate
+from cxrmonai.engines.remembering import UpdateLoss
 from cxrmonai.engines.scheduling import StepSchedule
 from cxrmonai.engines.seeding import EpochSeed, seed_everything
 from cxrmonai.engines.writers import EmbeddingWriter, PredictionWriter
 
 __all__ = [
     "CheckpointHandler",
+    "CollapseMonitor",
     "EmbeddingWriter",
     "EpochSeed",
     "FeatureBank",
@@ -43,6 +46,7 @@ __all__ = [
     "StopOnNonFinite",
     "TensorBoardLog",
     "UpdateAverage",
+    "UpdateLoss",
     "WeightAverage",
     "amp_options",
     "choose_operating_points",
