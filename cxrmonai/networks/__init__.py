@@ -2,6 +2,7 @@
 
 from cxrmonai.networks.checkpoints import (
     describe_checkpoint,
+    input_of,
     load_encoder,
     load_network,
     preprocessing,
@@ -13,22 +14,26 @@ from cxrmonai.networks.classifier import Classifier, classifier_like, encoder_st
 from cxrmonai.networks.contrastive import ContrastiveNetwork
 from cxrmonai.networks.encoders import EncoderDescription, encoder
 from cxrmonai.networks.published.report import CheckpointReport
+from cxrmonai.networks.start import build_of, starting_encoder
 
 __all__ = [
     "CheckpointReport",
     "Classifier",
     "ContrastiveNetwork",
     "EncoderDescription",
+    "build_of",
     "classifier_like",
     "describe_checkpoint",
     "encoder",
     "encoder_stages",
+    "input_of",
     "load_classifier",
     "load_encoder",
     "load_network",
     "parameter_groups",
     "preprocessing",
     "start_from",
+    "starting_encoder",
     "trained_size",
     "untrained_twin",
 ]

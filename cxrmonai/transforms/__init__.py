@@ -11,7 +11,7 @@ from cxrmonai.transforms.batch import (
     BatchScaleIntensityd,
 )
 from cxrmonai.transforms.files import Letterboxd, LoadRadiographd
-from cxrmonai.transforms.preprocessing import PreprocessBatchd, Preprocessing, preprocess
+from cxrmonai.transforms.preprocessing import BatchSeenPartd, PreprocessBatchd, Preprocessing, preprocess
 from cxrmonai.transforms.views import Viewsd
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "BatchRepeatd",
     "BatchResized",
     "BatchScaleIntensityd",
+    "BatchSeenPartd",
     "Letterboxd",
     "LoadRadiographd",
     "PreprocessBatchd",
