@@ -2,6 +2,7 @@
 
 from cxrmonai.networks.checkpoints import (
     describe_checkpoint,
+    input_of,
     load_encoder,
     load_network,
     preprocessing,
@@ -16,7 +17,8 @@ from cxrmonai.networks.joint_embedding import EmbeddingNetwork, JointEmbeddingNe
 from cxrmonai.networks.memory import make_memories
 from cxrmonai.networks.published.report import CheckpointReport
 from cxrmonai.networks.segmenter import Segmenter, load_segmenter, make_segmenter, segmenter_like
-from cxrmonai.networks.tuning import encoder_to_tune, input_of, usual_pooling
+from cxrmonai.networks.start import build_of, starting_encoder
+from cxrmonai.networks.tuning import encoder_to_tune, usual_pooling
 
 __all__ = [
     "CheckpointReport",
@@ -27,6 +29,7 @@ __all__ = [
     "JointEmbeddingNetwork",
     "PairProjector",
     "Segmenter",
+    "build_of",
     "classifier_like",
     "describe_checkpoint",
     "encoder",
@@ -43,6 +46,7 @@ __all__ = [
     "preprocessing",
     "segmenter_like",
     "start_from",
+    "starting_encoder",
     "trained_size",
     "untrained_twin",
     "usual_pooling",

@@ -1,33 +1,28 @@
-"""What a fine-tuning starts from: an encoder out of a file, timm's, or untrained, with the input it expects."""
+"""What a fine-tuning or a probe starts from, with the same build untrained as its control."""
 
 from __future__ import annotations
-
-import os
 
 import torch
 from torch import nn
 
 from cxrmonai import distributed
 from cxrmonai.errors import CxrError
-from cxrmonai.networks.checkpoints import OWN_MEAN, OWN_STD, DescribedNetwork, load_encoder
 from cxrmonai.networks.encoders import encoder as make_encoder
-from cxrmonai.transforms.preprocessing import Preprocessing
-
-USUAL_ENCODER, USUAL_SIZE = "resnet18", 96
+from cxrmonai.networks.start import Checkpoint, starting_encoder
 
 
 def encoder_to_tune(
-    pretrained: str | os.PathLike[str] | None,
-    name: str | None = None,
-    image_size: int | None = None,
+    pretrained: Checkpoint | None,
+    name: str,
+    stem: str = "default",
+    norm: str = "batch",
+    image_size: int = 224,
     untrained: bool = False,
 ) -> nn.Module:
-    """The encoder that a fine-tuning or a probe starts from.
+    """The encoder that a fine-tuning or a probe starts from; rank 0 says where it is untrained for want of a file.
 
     Args:
-        pretrained: what `load_encoder` reads; `None` for an untrained encoder, which rank 0 says.
-        name: a timm model name; with `pretrained` it must be that of the file. `resnet18` by default without.
-        image_size: edge of the input in pixels; by default that of the checkpoint, or 96.
+        pretrained, name, stem, norm, image_size: see `starting_encoder`.
         untrained: take the build and the input of `pretrained` and leave its weights: the control that shows what
             these are worth.
 
@@ -35,56 +30,22 @@ def encoder_to_tune(
         The encoder on the CPU with its `preprocessing`.
 
     Raises:
-        CxrError: see `load_encoder`; the file holds another encoder than `name`, or does not tell the size of its
-            images; or `untrained` without `pretrained`.
+        CxrError: see `starting_encoder`; or `untrained` without `pretrained`.
     """
     if pretrained is None:
         if untrained:
             raise CxrError("untrained needs --pretrained FILE, whose build and input are taken without the weights")
-        return _untrained(name or USUAL_ENCODER, image_size or USUAL_SIZE)
-    network = load_encoder(pretrained)
-    build, preprocessing = network.description, network.preprocessing
-    if name is not None and name != build.name:
-        raise CxrError(f"{pretrained}: holds encoder '{build.name}', the config asks for '{name}'; leave --encoder out")
-    if preprocessing is None and not image_size:
-        raise CxrError(f"{pretrained}: does not tell the size of its images; give --image_size")
-    if preprocessing is None:
-        channels = build.in_channels
-        preprocessing = Preprocessing(image_size, mean=OWN_MEAN * channels, std=OWN_STD * channels)
-    if image_size and build.image_size and image_size != build.image_size:
-        raise CxrError(
-            f"{pretrained}: its encoder takes images of {build.image_size} pixels alone; leave --image_size out"
-        )
-    if untrained:
-        network = make_encoder(**build.as_dict())
-    network.preprocessing = preprocessing.at(image_size) if image_size else preprocessing
-    return network
-
-
-def _untrained(name: str, image_size: int) -> nn.Module:
-    if distributed.rank() == 0:
-        print(
-            f"note: no --pretrained given, so that an untrained {name} is taken; give an encoder's file, such as "
-            "--pretrained bundles/simclr/models/model.pt"
-        )
-    network = make_encoder(name, image_size=image_size)
-    network.preprocessing = Preprocessing(image_size, mean=OWN_MEAN, std=OWN_STD)
-    return network
-
-
-def input_of(network: DescribedNetwork) -> Preprocessing:
-    """What a network expects of its input: what its encoder tells, else what our bundles do at its `image_size`.
-
-    Raises:
-        CxrError: neither is known.
-    """
-    stored = getattr(network.encoder, "preprocessing", None)
-    if stored is not None:
-        return stored
-    size, channels = int(network.settings.get("image_size", 0)), network.encoder.description.in_channels
-    if not size:
-        raise CxrError("the network does not tell the size of its images; train it with --image_size")
-    return Preprocessing(size, mean=OWN_MEAN * channels, std=OWN_STD * channels)
+        if distributed.rank() == 0:
+            print(
+                f"note: no --pretrained given, so that an untrained {name} is taken; give an encoder's file, such as "
+                "--pretrained bundles/simclr/models/model.pt"
+            )
+    network = starting_encoder(pretrained, name, stem, norm, image_size)
+    if not untrained:
+        return network
+    twin = make_encoder(**network.description.as_dict())
+    twin.preprocessing = network.preprocessing
+    return twin
 
 
 def usual_pooling(pooling: str, encoder: nn.Module) -> str:
