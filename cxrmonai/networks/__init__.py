@@ -2,6 +2,7 @@
 
 from cxrmonai.networks.checkpoints import (
     describe_checkpoint,
+    input_of,
     load_encoder,
     load_network,
     preprocessing,
@@ -16,6 +17,7 @@ from cxrmonai.networks.joint_embedding import EmbeddingNetwork, JointEmbeddingNe
 from cxrmonai.networks.memory import make_memories
 from cxrmonai.networks.published.report import CheckpointReport
 from cxrmonai.networks.segmenter import Segmenter, load_segmenter, make_segmenter, segmenter_like
+from cxrmonai.networks.start import build_of, starting_encoder
 
 __all__ = [
     "CheckpointReport",
@@ -26,10 +28,12 @@ __all__ = [
     "JointEmbeddingNetwork",
     "PairProjector",
     "Segmenter",
+    "build_of",
     "classifier_like",
     "describe_checkpoint",
     "encoder",
     "encoder_stages",
+    "input_of",
     "load_classifier",
     "load_encoder",
     "load_network",
@@ -40,6 +44,7 @@ __all__ = [
     "preprocessing",
     "segmenter_like",
     "start_from",
+    "starting_encoder",
     "trained_size",
     "untrained_twin",
 ]
