@@ -5,6 +5,7 @@ Patient and study are copied from the source file by highdicom (Bridge et al., 2
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import numpy as np
 
 from cxrmonai._version import __version__
 from cxrmonai.data.reading import read_image
+from cxrmonai.data.reading.base import quietly
 from cxrmonai.data.reading.depth import to_full_range
 from cxrmonai.errors import CxrError
 from cxrmonai.files import atomic_path
@@ -99,20 +101,21 @@ class DicomOutput:
         if not filled:
             return []
         hd = self._highdicom
-        described = [self._described(place, name) for place, name in enumerate(filled, 1)]
-        made = hd.seg.Segmentation(
-            source_images=[self.header],
-            pixel_array=np.stack(list(filled.values()), axis=-1)[None].astype(np.uint8),
-            segmentation_type="BINARY",
-            segment_descriptions=described,
-            content_label="FINDINGS",
-            content_description="Regions of findings by a classifier's maps",
-            **self._identity("seg", SEGMENTATION_SERIES, number),
-            manufacturer_model_name=MAKER,
-            software_versions=__version__,
-            device_serial_number="0",
-        )
+        with quietly("highdicom"):  # whose warnings tell the patient's name
+            made = hd.seg.Segmentation(
+                source_images=[self._without_spacing()],
+                pixel_array=np.stack(list(filled.values()), axis=-1)[None].astype(np.uint8),
+                segmentation_type="BINARY",
+                segment_descriptions=[self._described(place, name) for place, name in enumerate(filled, 1)],
+                content_label="FINDINGS",
+                content_description="Regions of findings by a classifier's maps",
+                **self._identity("seg", SEGMENTATION_SERIES, number),
+                manufacturer_model_name=MAKER,
+                software_versions=__version__,
+                device_serial_number="0",
+            )
         made.SeriesDescription = f"{MAKER} segmentation"
+        made.PatientOrientation = self.header.get("PatientOrientation") or ""
         _save(made, path)
         return list(filled)
 
@@ -140,22 +143,32 @@ class DicomOutput:
             if array is not None:
                 self._fit(name, array)
         picture = overlay(grey_bytes(read_image(self.source).pixels), heatmap, mask, caption)
-        made = self._highdicom.sc.SCImage.from_ref_dataset(
-            self.header,
-            pixel_array=picture,
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            **self._identity("sc", CAPTURE_SERIES, number),
-            patient_orientation=_orientation(self.header),
-            transfer_syntax_uid="1.2.840.10008.1.2.1",
-        )
+        with quietly("highdicom"):
+            made = self._highdicom.sc.SCImage.from_ref_dataset(
+                self.header,
+                pixel_array=picture,
+                photometric_interpretation="RGB",
+                bits_allocated=8,
+                coordinate_system="PATIENT",
+                **self._identity("sc", CAPTURE_SERIES, number),
+                patient_orientation=("L", "F"),
+                transfer_syntax_uid="1.2.840.10008.1.2.1",
+            )
+        made.PatientOrientation = self.header.get("PatientOrientation") or ""
         made.SeriesDescription = f"{MAKER} overlay"
         made.ImageComments = caption or f"{MAKER} overlay"
         made.SourceImageSequence = [self._reference()]
-        if "BurnedInAnnotation" in self.header:
-            made.BurnedInAnnotation = self.header.BurnedInAnnotation
+        for keyword in ("BodyPartExamined", "ViewPosition", "BurnedInAnnotation"):
+            if keyword in self.header:
+                setattr(made, keyword, self.header.get(keyword))
         _save(made, path)
+
+    def _without_spacing(self) -> Dataset:
+        """The header for a SEG: its pixels lie on the source's; a spacing there asks for a slice thickness as well."""
+        header = copy.copy(self.header)
+        if "PixelSpacing" in header:
+            del header.PixelSpacing
+        return header
 
     def _fit(self, name: str, array: np.ndarray) -> None:
         if array.shape != self.shape:
@@ -262,11 +275,6 @@ def _header(path: Path) -> Dataset:
         if keyword not in header:
             setattr(header, keyword, "")
     return header
-
-
-def _orientation(header: Dataset) -> tuple[str, str]:
-    given = header.get("PatientOrientation")
-    return tuple(given) if given and len(given) == 2 else ("L", "F")
 
 
 def _save(made: Dataset, path: str | os.PathLike[str]) -> None:

@@ -27,7 +27,7 @@ def mid_grey_store(tmp_path_factory):
     images = random.integers(96, 160, (COUNT, SIZE, SIZE), dtype=np.uint8)
     labels = random.integers(0, 2, (COUNT, 2)).astype(np.float32)
     labels[:9, 1] = np.nan
-    images[:, :, :4] += (12 * labels[:, 0]).astype(np.uint8)[:, None, None]
+    images[:, :, :4] += (5 * labels[:, 0]).astype(np.uint8)[:, None, None]
     names = [f"i{k}" for k in range(COUNT)]
     columns = {"image": names, "image_id": names, "split": ["test"] * COUNT}
     columns["patient_id"] = [f"p{k // 2}" for k in range(COUNT)]
