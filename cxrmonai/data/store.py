@@ -102,7 +102,7 @@ class Store(AbstractContextManager):
         self.__dict__.pop("images", None)
 
     def __getstate__(self) -> dict[str, Any]:
-        lazy = ("images", "table", "labels", "geometry", "boxes", "skipped")
+        lazy = ("images", "table", "labels", "geometry", "boxes", "skipped", "_mask_places")
         return {key: value for key, value in self.__dict__.items() if key not in lazy}
 
     @property
@@ -181,20 +181,42 @@ class Store(AbstractContextManager):
         Returns:
             (B, M, S, S) bool masks, and (B, M) bool: whether that mask was drawn for that image.
         """
-        shape = (len(rows), len(self.mask_names))
-        bits = np.zeros((len(rows), self.size, self.size), np.uint32)
-        annotated = np.zeros(len(rows), np.uint32)
-        if self._has_masks:
-            with self._open() as file:
-                group = file["masks"]
-                flags = group["annotated"][:]
-                for out, k in enumerate(pd.Index(group["rows"][:]).get_indexer(np.asarray(rows, np.int64))):
-                    if k >= 0:
-                        bits[out] = group["bits"][k]
-                        annotated[out] = flags[k]
-        powers = (1 << np.arange(shape[1], dtype=np.uint32))[None, :]
+        bits, annotated = self.mask_images(rows)
+        powers = (1 << np.arange(len(self.mask_names), dtype=np.uint32))[None, :]
         masks = (bits[:, None] & powers[..., None, None]) != 0
         return masks, (annotated[:, None] & powers) != 0
+
+    def mask_images(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Masks of some images as they are stored, one bit a name; 0 for an image without masks.
+
+        Args:
+            rows: (B,) row numbers.
+
+        Returns:
+            (B, S, S) uint8, uint16 or uint32 bits, and (B,) uint32 bits of the names that were drawn.
+        """
+        if not self._has_masks:
+            return np.zeros((len(rows), self.size, self.size), np.uint8), np.zeros(len(rows), np.uint32)
+        annotated = self.mask_flags_of(rows)
+        found = self._mask_places[0].get_indexer(np.asarray(rows, np.int64))
+        with self._open() as file:
+            data = file["masks"]["bits"]
+            bits = np.zeros((len(rows), self.size, self.size), data.dtype)
+            for out in np.flatnonzero(annotated):
+                data.read_direct(bits, np.s_[found[out]], np.s_[out])
+        return bits, annotated
+
+    def mask_flags_of(self, rows: Sequence[int]) -> np.ndarray:
+        """(B,) uint32: which names were drawn for some images, one bit a name; 0 for an image without masks."""
+        if not self._has_masks:
+            return np.zeros(len(rows), np.uint32)
+        places, flags = self._mask_places
+        found = places.get_indexer(np.asarray(rows, np.int64))
+        return np.where(found >= 0, flags[found], 0).astype(np.uint32)
+
+    @cached_property
+    def _mask_places(self) -> tuple[pd.Index, np.ndarray]:
+        return pd.Index(self.mask_rows()), self.mask_flags()
 
     def mask_flags(self) -> np.ndarray:
         """(K,) uint32: which names were drawn for each image that has masks, one bit a name."""

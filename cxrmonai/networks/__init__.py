@@ -12,13 +12,20 @@ from cxrmonai.networks.checkpoints import (
 from cxrmonai.networks.classifier import Classifier, classifier_like, encoder_stages, load_classifier, parameter_groups
 from cxrmonai.networks.contrastive import ContrastiveNetwork
 from cxrmonai.networks.encoders import EncoderDescription, encoder
+from cxrmonai.networks.joint_embedding import EmbeddingNetwork, JointEmbeddingNetwork, PairProjector
+from cxrmonai.networks.memory import make_memories
 from cxrmonai.networks.published.report import CheckpointReport
+from cxrmonai.networks.segmenter import Segmenter, load_segmenter, make_segmenter, segmenter_like
 
 __all__ = [
     "CheckpointReport",
     "Classifier",
     "ContrastiveNetwork",
+    "EmbeddingNetwork",
     "EncoderDescription",
+    "JointEmbeddingNetwork",
+    "PairProjector",
+    "Segmenter",
     "classifier_like",
     "describe_checkpoint",
     "encoder",
@@ -26,8 +33,12 @@ __all__ = [
     "load_classifier",
     "load_encoder",
     "load_network",
+    "load_segmenter",
+    "make_memories",
+    "make_segmenter",
     "parameter_groups",
     "preprocessing",
+    "segmenter_like",
     "start_from",
     "trained_size",
     "untrained_twin",

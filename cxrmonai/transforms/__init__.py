@@ -2,6 +2,7 @@
 
 from cxrmonai.transforms.batch import (
     BatchEqualizeHistogramd,
+    BatchMaskTargetd,
     BatchNormalized,
     BatchRandBlurd,
     BatchRandGeometryd,
@@ -11,12 +12,21 @@ from cxrmonai.transforms.batch import (
     BatchScaleIntensityd,
 )
 from cxrmonai.transforms.files import Letterboxd, LoadRadiographd
+from cxrmonai.transforms.high_pass import BatchHighPassd
+from cxrmonai.transforms.jigsaw import BatchJigsawd, jigsaw_edge
+from cxrmonai.transforms.partners import BatchPartnerd
 from cxrmonai.transforms.preprocessing import PreprocessBatchd, Preprocessing, preprocess
+from cxrmonai.transforms.strong import BatchRandAugmentd
 from cxrmonai.transforms.views import Viewsd
 
 __all__ = [
     "BatchEqualizeHistogramd",
+    "BatchHighPassd",
+    "BatchJigsawd",
+    "BatchMaskTargetd",
     "BatchNormalized",
+    "BatchPartnerd",
+    "BatchRandAugmentd",
     "BatchRandBlurd",
     "BatchRandGeometryd",
     "BatchRandIntensityd",
@@ -28,5 +38,6 @@ __all__ = [
     "PreprocessBatchd",
     "Preprocessing",
     "Viewsd",
+    "jigsaw_edge",
     "preprocess",
 ]
