@@ -19,6 +19,15 @@ from cxrmonai.engines.probe import FeatureCollector, Probe, ProbeResult, extract
 from cxrmonai.engines.range_test import find_learning_rate
 from cxrmonai.engines.scheduling import StepSchedule
 from cxrmonai.engines.seeding import EpochSeed, seed_everything
+from cxrmonai.engines.segmentation import (
+    MaskPictures,
+    MaskScorer,
+    MaskWriter,
+    MeanOverlap,
+    finish_segmenter,
+    read_thresholds,
+    tune_thresholds,
+)
 from cxrmonai.engines.writers import EmbeddingWriter, PredictionWriter
 
 __all__ = [
@@ -26,7 +35,11 @@ __all__ = [
     "EmbeddingWriter",
     "EpochSeed",
     "FeatureCollector",
+    "MaskPictures",
+    "MaskScorer",
+    "MaskWriter",
     "MeanAuroc",
+    "MeanOverlap",
     "PredictionWriter",
     "PrepareBatch",
     "Probe",
@@ -43,6 +56,7 @@ __all__ = [
     "extract_features",
     "find_learning_rate",
     "finish_classifier",
+    "finish_segmenter",
     "make_evaluation",
     "make_optimizer",
     "make_probe",
@@ -50,7 +64,9 @@ __all__ = [
     "predict",
     "probabilities",
     "read_operating_points",
+    "read_thresholds",
     "seed_everything",
     "summarise",
     "summary_writer",
+    "tune_thresholds",
 ]
