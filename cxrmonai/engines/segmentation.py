@@ -24,6 +24,7 @@ from cxrmonai import distributed
 from cxrmonai.data.dataset import store_loader
 from cxrmonai.data.geometry import letterbox_geometry, map_to_original, mask_to_original
 from cxrmonai.data.mask_file import MaskFileWriter
+from cxrmonai.data.masks import MASK_UNKNOWN
 from cxrmonai.data.segmentation import SegmentationDataset
 from cxrmonai.data.vocabulary import canonical
 from cxrmonai.engines.batches import PrepareBatch
@@ -280,7 +281,11 @@ class MaskScorer(_MaskOutput):
 
     Attributes:
         counts: (3, N, K) pixels in both masks, predicted and true after a run; NaN where a mask is unknown.
+        kept: places in the data set of some images, evenly spread, whose masks are kept to be drawn.
+        drawn: for each of those, (2, K, S, S) bool masks of the square image: drawn and predicted.
     """
+
+    kept_at_most = 300
 
     def __init__(
         self,
@@ -292,27 +297,28 @@ class MaskScorer(_MaskOutput):
         super().__init__(dataset.mask_names, thresholds, export, path)
         self.dataset, self._ids = dataset, dataset.store.column("image_id")
         self.counts = np.zeros((3, 0, len(self.class_names)))
+        self.kept = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), self.kept_at_most)).astype(int))
 
     def start(self, engine: Engine) -> None:
         """Begins anew."""
         super().start(engine)
         self._parts: list[np.ndarray] = []
+        self.drawn: list[np.ndarray] = []
 
     def step(self, engine: Engine) -> None:
         """Counts a batch."""
         batch, store = engine.state.batch, self.dataset.store
         truth, known = batch["mask"].cpu().numpy(), batch["mask_known"].cpu().numpy()
+        probability, wanted = _maps(engine, store.size), set(self.kept.tolist())
         for k, row in enumerate(batch["index"].tolist()):
+            if len(self._parts) in wanted:
+                predicted = probability[k] >= self.thresholds.values[:, None, None]
+                self.drawn.append(np.stack([truth[k] == 1, predicted & (truth[k] != MASK_UNKNOWN)]))
             geometry = store.geometry[row]
-            masks = masks_at_original(self._probability(engine, k), geometry, self.thresholds.values)
+            masks = masks_at_original(probability[k], geometry, self.thresholds.values)
             drawn = np.stack([mask_to_original(each == 1, geometry) for each in truth[k]])
             self._parts.append(np.where(known[k], np.stack(mask_counts(masks, drawn)), np.nan))
             self.keep(self._ids[row], masks)
-
-    def _probability(self, engine: Engine, k: int) -> np.ndarray:
-        if k == 0:
-            self._current = _maps(engine, self.dataset.store.size)
-        return self._current[k]
 
     def finish(self, engine: Engine) -> None:
         """Ends the mask file and joins the counts."""
@@ -410,12 +416,12 @@ def paint(image: torch.Tensor, masks: torch.Tensor, strength: float = 0.45) -> t
     grey = image[0] - image[0].min()
     picture = (grey / grey.max().clamp_min(1e-6)).expand(3, -1, -1).clone()
     for k, mask in enumerate(masks):
-        colour = torch.tensor(PALETTE[k % len(PALETTE)])[:, None]
+        colour = torch.tensor(COLOURS[k % len(COLOURS)])[:, None]
         picture[:, mask] = (1 - strength) * picture[:, mask] + strength * colour
     return picture
 
 
-PALETTE = (
+COLOURS = (
     (0.90, 0.62, 0.00), (0.34, 0.71, 0.91), (0.00, 0.62, 0.45), (0.94, 0.89, 0.26), (0.00, 0.45, 0.70),
     (0.84, 0.37, 0.00), (0.80, 0.47, 0.65), (0.60, 0.60, 0.60), (0.55, 0.34, 0.29), (0.74, 0.74, 0.13),
 )  # fmt: skip
