@@ -11,6 +11,7 @@ from cxrmonai.losses.classification import (
 )
 from cxrmonai.losses.contrastive import NTXentLoss
 from cxrmonai.losses.joint_embedding import BarlowTwinsLoss, CosineLoss, MemoryContrastLoss, SelfDistillationLoss
+from cxrmonai.losses.segmentation import SoftDiceLoss, SummedLoss, make_segmentation_loss
 
 __all__ = [
     "BarlowTwinsLoss",
@@ -21,8 +22,11 @@ __all__ = [
     "MemoryContrastLoss",
     "NTXentLoss",
     "SelfDistillationLoss",
+    "SoftDiceLoss",
+    "SummedLoss",
     "WeightedCELoss",
     "class_weights",
     "make_loss",
+    "make_segmentation_loss",
     "pos_weights",
 ]

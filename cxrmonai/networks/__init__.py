@@ -15,6 +15,7 @@ from cxrmonai.networks.encoders import EncoderDescription, encoder
 from cxrmonai.networks.joint_embedding import EmbeddingNetwork, JointEmbeddingNetwork, PairProjector
 from cxrmonai.networks.memory import make_memories
 from cxrmonai.networks.published.report import CheckpointReport
+from cxrmonai.networks.segmenter import Segmenter, load_segmenter, make_segmenter, segmenter_like
 
 __all__ = [
     "CheckpointReport",
@@ -24,6 +25,7 @@ __all__ = [
     "EncoderDescription",
     "JointEmbeddingNetwork",
     "PairProjector",
+    "Segmenter",
     "classifier_like",
     "describe_checkpoint",
     "encoder",
@@ -31,9 +33,12 @@ __all__ = [
     "load_classifier",
     "load_encoder",
     "load_network",
+    "load_segmenter",
     "make_memories",
+    "make_segmenter",
     "parameter_groups",
     "preprocessing",
+    "segmenter_like",
     "start_from",
     "trained_size",
     "untrained_twin",

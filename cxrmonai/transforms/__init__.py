@@ -2,6 +2,7 @@
 
 from cxrmonai.transforms.batch import (
     BatchEqualizeHistogramd,
+    BatchMaskTargetd,
     BatchNormalized,
     BatchRandBlurd,
     BatchRandGeometryd,
@@ -22,6 +23,7 @@ __all__ = [
     "BatchEqualizeHistogramd",
     "BatchHighPassd",
     "BatchJigsawd",
+    "BatchMaskTargetd",
     "BatchNormalized",
     "BatchPartnerd",
     "BatchRandAugmentd",
