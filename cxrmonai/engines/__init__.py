@@ -18,7 +18,7 @@ from cxrmonai.engines.pretraining import ProbeCurve, make_probe, summarise
 from cxrmonai.engines.probe import FeatureCollector, Probe, ProbeResult, extract_features
 from cxrmonai.engines.range_test import find_learning_rate
 from cxrmonai.engines.scheduling import StepSchedule
-from cxrmonai.engines.seeding import EpochSeed, seed_everything
+from cxrmonai.engines.seeding import EpochSeed, SetEpoch, seed_everything
 from cxrmonai.engines.writers import EmbeddingWriter, PredictionWriter
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "ProbeCurve",
     "ProbeResult",
     "ProgressBar",
+    "SetEpoch",
     "StepSchedule",
     "StopOnNonFinite",
     "TensorBoardLog",

@@ -12,6 +12,7 @@ from cxrmonai.networks.checkpoints import (
 from cxrmonai.networks.classifier import Classifier, classifier_like, encoder_stages, load_classifier, parameter_groups
 from cxrmonai.networks.contrastive import ContrastiveNetwork
 from cxrmonai.networks.encoders import EncoderDescription, encoder
+from cxrmonai.networks.pretext import PretextNetwork, load_pretext, pretext_like
 from cxrmonai.networks.published.report import CheckpointReport
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Classifier",
     "ContrastiveNetwork",
     "EncoderDescription",
+    "PretextNetwork",
     "classifier_like",
     "describe_checkpoint",
     "encoder",
@@ -26,8 +28,10 @@ __all__ = [
     "load_classifier",
     "load_encoder",
     "load_network",
+    "load_pretext",
     "parameter_groups",
     "preprocessing",
+    "pretext_like",
     "start_from",
     "trained_size",
     "untrained_twin",

@@ -338,6 +338,21 @@ def load_network(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     return network
 
 
+def read_described(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, torch.Tensor], EncoderDescription, dict[str, Setting]]:
+    """Reads the weights of a `DescribedNetwork`, how to build its encoder, and its settings.
+
+    Raises:
+        CxrError: see `read_weights`; or the file tells nothing of the kind.
+    """
+    weights = read_weights(path)
+    description = _description(weights, path)
+    if description is None:
+        raise CxrError(f"{path}: no description of a network in it; it was not written by a cxrmonai bundle")
+    return weights, description, _settings(weights, path)
+
+
 def trained_size(path: str | os.PathLike[str]) -> int:
     """Edge in pixels of the images that a checkpoint's encoder was trained on.
 

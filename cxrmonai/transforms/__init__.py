@@ -12,14 +12,18 @@ from cxrmonai.transforms.batch import (
 )
 from cxrmonai.transforms.files import Letterboxd, LoadRadiographd
 from cxrmonai.transforms.preprocessing import PreprocessBatchd, Preprocessing, preprocess
+from cxrmonai.transforms.pretext import BatchMaskd, BatchPictured, BatchRandRotateShiftd
 from cxrmonai.transforms.views import Viewsd
 
 __all__ = [
     "BatchEqualizeHistogramd",
+    "BatchMaskd",
     "BatchNormalized",
+    "BatchPictured",
     "BatchRandBlurd",
     "BatchRandGeometryd",
     "BatchRandIntensityd",
+    "BatchRandRotateShiftd",
     "BatchRepeatd",
     "BatchResized",
     "BatchScaleIntensityd",
