@@ -290,6 +290,54 @@ def phantom(
     return 0
 
 
+def export(
+    bundle: str,
+    out: str | None = None,
+    ckpt_path: str | None = None,
+    torchscript: bool = False,
+    onnx: bool = False,
+    zip: bool = False,
+    target: str = "folder",
+    images: str | None = None,
+) -> int:
+    """Makes a folder of a trained bundle that stands alone, and proves that its formats agree (docs/deploying.md).
+
+    Args:
+        bundle: folder of the bundle, such as bundles/supervised.
+        out: the folder to make.
+        ckpt_path: the weights; models/model.pt of the bundle by default.
+        torchscript: also write models/model.ts.
+        onnx: also write models/model.onnx, with a batch of any size.
+        zip: write OUT.zip in place of the folder.
+        target: folder, or hf with a model card for the Hugging Face hub.
+        images: radiographs to compare the formats on; synthetic ones by default.
+    """
+    from cxrmonai.deploy import export_bundle
+
+    if out is None:
+        raise CxrError("--out is missing: the folder to make")
+    given = None if ckpt_path is None else str(ckpt_path)
+    made = export_bundle(str(bundle), str(out), given, torchscript, onnx, zip, target, images and str(images))
+    for name, difference in made.formats.items():
+        print(f"{name}: {'the weights' if name.endswith('.pt') else f'differs by {difference:.1e} at most'}")
+    kind = "synthetic radiographs" if made.synthetic else "radiographs"
+    print(f"{made.path}: made; outputs compared on {made.images} {kind}")
+    return 0
+
+
+def board(*folders: str, port: int = 6006) -> int:
+    """Shows the runs below some folders in TensorBoard, at 127.0.0.1, until interrupted.
+
+    Args:
+        *folders: that hold runs; bundles and runs by default.
+        port: to serve at; 0 for any that is free.
+    """
+    from cxrmonai.deploy.board import serve
+
+    serve([str(folder) for folder in folders], int(port))
+    return 0
+
+
 def check(config_file: str, **overrides: Any) -> int:
     """Checks a bundle's config and overrides without running it; one line per fault.
 
@@ -318,6 +366,8 @@ COMMANDS = {
     "delong": delong,
     "compare": compare,
     "phantom": phantom,
+    "export": export,
+    "board": board,
     "check": check,
     "version": version,
 }

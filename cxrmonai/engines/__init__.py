@@ -11,18 +11,21 @@ from cxrmonai.engines.classification import (
     probabilities,
     read_operating_points,
 )
+from cxrmonai.engines.collapse import CollapseMonitor
 from cxrmonai.engines.monitoring import ProgressBar, StopOnNonFinite, TensorBoardLog, summary_writer
 from cxrmonai.engines.optimisation import make_optimizer, make_schedule
 from cxrmonai.engines.parallel import amp_options, data_parallel
 from cxrmonai.engines.pretraining import ProbeCurve, make_probe, summarise
 from cxrmonai.engines.probe import FeatureCollector, Probe, ProbeResult, extract_features
 from cxrmonai.engines.range_test import find_learning_rate
+from cxrmonai.engines.remembering import UpdateLoss
 from cxrmonai.engines.scheduling import StepSchedule
 from cxrmonai.engines.seeding import EpochSeed, SetEpoch, seed_everything
 from cxrmonai.engines.writers import EmbeddingWriter, PredictionWriter
 
 __all__ = [
     "CheckpointHandler",
+    "CollapseMonitor",
     "EmbeddingWriter",
     "EpochSeed",
     "FeatureCollector",
@@ -38,6 +41,7 @@ __all__ = [
     "StopOnNonFinite",
     "TensorBoardLog",
     "UpdateAverage",
+    "UpdateLoss",
     "WeightAverage",
     "amp_options",
     "data_parallel",

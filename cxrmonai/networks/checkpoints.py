@@ -341,10 +341,10 @@ def load_network(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 def read_described(
     path: str | os.PathLike[str],
 ) -> tuple[dict[str, torch.Tensor], EncoderDescription, dict[str, Setting]]:
-    """Reads the weights of a `DescribedNetwork`, how to build its encoder, and its settings.
+    """Reads a checkpoint of a `DescribedNetwork`: its weights, how its encoder is built, and its settings.
 
     Raises:
-        CxrError: see `read_weights`; or the file tells nothing of the kind.
+        CxrError: see `read_weights`; or it describes no network that this version knows.
     """
     weights = read_weights(path)
     description = _description(weights, path)
@@ -360,6 +360,20 @@ def trained_size(path: str | os.PathLike[str]) -> int:
         CxrError: see `preprocessing`.
     """
     return preprocessing(path).image_size
+
+
+def stored_settings(path: str | os.PathLike[str]) -> dict[str, Setting]:
+    """What a checkpoint of ours was trained with: its network's settings, and its encoder's name, stem and norm.
+
+    Raises:
+        CxrError: see `read_weights`; or it was not written by one of our bundles.
+    """
+    weights = read_weights(path)
+    description = _description(weights, path)
+    if description is None:
+        raise CxrError(f"{path}: no description of a network in it; it was not written by a cxrmonai bundle")
+    build = {"encoder": description.name, "stem": description.stem, "norm": description.norm}
+    return {**build, **_settings(weights, path)}
 
 
 def _settings(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> dict[str, Setting]:

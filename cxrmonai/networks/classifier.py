@@ -116,10 +116,16 @@ class Classifier(DescribedNetwork):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, H, W) → (B, K) logits."""
+        if self.native:
+            return self.head(self.dropout(self.encoder(images)))
+        return self.classify_maps(self.feature_maps(images))
+
+    def classify_maps(self, maps: torch.Tensor) -> torch.Tensor:
+        """From the maps of `feature_maps` on: (B, C, h, w) → (B, K) logits."""
         if self.pcam:
-            pooled = self.pool(self.feature_maps(images), self.head.weight, self.head.bias)
+            pooled = self.pool(maps, self.head.weight, self.head.bias)
             return (self.dropout(pooled) * self.head.weight).sum(dim=2) + self.head.bias
-        return self.head(self.dropout(self._pooled(images)))
+        return self.head(self.dropout(self.pool(maps)))
 
     def feature_maps(self, images: torch.Tensor) -> torch.Tensor:
         """The maps that are pooled: (B, in_channels, H, W) → (B, C, h, w). `NATIVE` has none to pool."""
