@@ -215,7 +215,7 @@ def compare(
     methods: str = "all",
     encoder: str = "resnet18",
     image_size: int = 64,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     device: str | None = None,
     labels: str = "0.01,0.1,1",
@@ -238,7 +238,7 @@ def compare(
         methods: all, or names as A,B; docs/pretraining.md lists them.
         encoder: any timm name.
         image_size: edge of the input in pixels.
-        batch_size: images a step, or pairs.
+        batch_size: images a step, or pairs, for all methods; by default each has its own.
         seed: of weights, order, views, draws of patients and resamples.
         device: cpu, cuda or cuda:N; a GPU where there is one.
         labels: fractions of the training patients to probe with.
@@ -250,7 +250,8 @@ def compare(
     """
     from cxrmonai.pipelines.compare import compare_methods, warn_of_failures
 
-    overrides = {"encoder": encoder, "image_size": image_size, "batch_size": batch_size, "seed": seed}
+    overrides = {"encoder": encoder, "image_size": image_size, "seed": seed}
+    overrides |= {} if batch_size is None else {"batch_size": batch_size}
     fractions = labels if isinstance(labels, (list, tuple)) else str(labels).split(",")
     probe = {"draws": draws, "classes": classes, "policy": policy, "resamples": resamples, "fractions": fractions}
     content = compare_methods(

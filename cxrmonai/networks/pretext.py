@@ -37,6 +37,9 @@ class PretextNetwork(DescribedNetwork):
         task: name and numbers of the task, for whoever evaluates the network; of JSON's types.
         output: what `forward` returns: the `answers`, or the encoder's `features` (B, C).
 
+    Attributes:
+        embedding: an identity that the encoder's features (B, C) pass, for those who watch them.
+
     Raises:
         CxrError: unknown encoder, stem or output; nothing to answer; or an encoder without maps for a picture.
     """
@@ -69,6 +72,7 @@ class PretextNetwork(DescribedNetwork):
         make = PairHead if pairs else nn.Linear
         self.heads = nn.ModuleDict({name: make(width, size) for name, size in outputs})
         self.decoder = PictureDecoder(encoder, image_size) if picture else nn.Identity()
+        self.embedding = nn.Identity()
         if picture and not outputs:
             self._freeze_unreached()
 
@@ -85,9 +89,10 @@ class PretextNetwork(DescribedNetwork):
         if self.picture:
             maps = self.encoder.forward_features(images)
             parts.append(self.decoder(maps).flatten(1))
-            features = self.encoder.forward_head(maps) if len(self.heads) else maps
+            with torch.set_grad_enabled(torch.is_grad_enabled() and len(self.heads) > 0):
+                features = self.embedding(self.encoder.forward_head(maps))
         else:
-            features = self.encoder(images)
+            features = self.embedding(self.encoder(images))
         return torch.cat([*(head(features) for head in self.heads.values()), *parts], dim=1)
 
     def _freeze_unreached(self) -> None:

@@ -29,7 +29,7 @@ from cxrmonai.networks import load_encoder
 from cxrmonai.networks.encoders import encoder as make_encoder
 from cxrmonai.pipelines.label_probe import LabelProbe, ProbeScores
 from cxrmonai.pipelines.methods import UNTRAINED, Method, bundles_folder, choose_methods, find_methods
-from cxrmonai.pipelines.pretraining import Budget, Pretrained, images_per_step, plan, pretrain
+from cxrmonai.pipelines.pretraining import Budget, Pretrained, plan, pretrain, try_step
 from cxrmonai.report.comparison import comparison_figure
 from cxrmonai.report.figures import png_bytes
 
@@ -133,7 +133,7 @@ class Comparison:
             return done
         planned = _read(folder / "budget.json")
         overrides = {"data_file": self.data_file, **self.overrides}
-        budget = Budget(**planned) if planned else plan(*images_per_step(method, overrides), self.images_seen)
+        budget = Budget(**planned) if planned else plan(try_step(method, overrides), self.images_seen)
         write_json(folder / "budget.json", asdict(budget))
         made: Pretrained = pretrain(method, budget, folder, overrides)
         trained = {"images_seen": budget.images, **asdict(budget), **asdict(made)}

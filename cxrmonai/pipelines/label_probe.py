@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from monai.transforms import Compose
 from torch import nn
 
 from cxrmonai.data.targets import make_targets
@@ -15,7 +14,7 @@ from cxrmonai.errors import CxrError
 from cxrmonai.metrics import auroc, bootstrap_samples, ranked_auroc
 from cxrmonai.networks.checkpoints import OWN_MEAN, OWN_STD
 from cxrmonai.progress import progress_bar
-from cxrmonai.transforms import BatchNormalized, BatchResized, BatchScaleIntensityd
+from cxrmonai.transforms import PreprocessBatchd, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,9 @@ class LabelProbe:
         seed: of draws and bootstrap.
         device: where encoders run.
 
+    Attributes:
+        draws: fraction → (N,) bool for each draw, the training images that are in it.
+
     Raises:
         CxrError: see `engines.Probe`; or a fraction makes no patient.
     """
@@ -68,13 +70,8 @@ class LabelProbe:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        view = Compose(
-            [
-                BatchScaleIntensityd("image"),
-                BatchResized("image", image_size),
-                BatchNormalized("image", OWN_MEAN[0], OWN_STD[0]),
-            ]
-        )
+        self.usual = Preprocessing(image_size, mean=OWN_MEAN, std=OWN_STD)
+        view = PreprocessBatchd("image", self.usual)
         self.probe = Probe(data_file, view, split="test", classes=classes, policy=policy, device=device)
         store = self.probe.store
         columns = [store.class_names.index(name) for name in self.probe.class_names]
@@ -84,13 +81,13 @@ class LabelProbe:
         self.test_patients = patients[self.probe.held_out.rows]
         self.fractions, self.resamples, self.seed = tuple(fractions), resamples, seed
         train_patients = patients[self.probe.train.rows]
-        self._draws = {
+        self.draws = {
             fraction: [
                 draw_patients(train_patients, fraction, seed, draw) for draw in range(draws if fraction < 1 else 1)
             ]
             for fraction in self.fractions
         }
-        self._patients = {fraction: len(np.unique(train_patients[masks[0]])) for fraction, masks in self._draws.items()}
+        self._patients = {fraction: len(np.unique(train_patients[masks[0]])) for fraction, masks in self.draws.items()}
 
     @property
     def class_names(self) -> list[str]:
@@ -101,19 +98,21 @@ class LabelProbe:
         """Probes an encoder.
 
         Args:
-            encoder: (B, 1, S, S) → (B, D), on the device.
+            encoder: (B, 1, S, S) → (B, D), on the device; its `preprocessing`, where it has one, is what it is fed.
 
         Returns:
             By method (`linear`, `knn`) and fraction.
         """
+        expected = getattr(encoder, "preprocessing", None) or self.usual
+        self.probe.transform = PreprocessBatchd("image", expected)
         features = self.probe.features(encoder, progress=True)
         count = len(self.probe.train)
         train, test = features[:count], features[count:]
-        total = sum(map(len, self._draws.values())) * len(METHODS)
+        total = sum(map(len, self.draws.values())) * len(METHODS)
         found = {}
         with progress_bar("probe", total, "fit") as bar:
             for method in METHODS:
-                for fraction, masks in self._draws.items():
+                for fraction, masks in self.draws.items():
                     values, samples = [], []
                     for mask in masks:
                         score = self._score(method, train[mask], self._fitted[mask], test)

@@ -20,9 +20,7 @@ from cxrmonai.engines.checkpointing import CHECKPOINT
 from cxrmonai.errors import CxrError
 from cxrmonai.pipelines.methods import Method
 
-EPOCHS = range(
-    10, 17
-)  # a run's steps are cut into so many epochs, for the warm-up and dynamic masks to be a part of it
+VALIDATION = "ValidationHandler"
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Budget:
     """How long a method trains.
 
     Attributes:
-        images_per_step: images that its encoders see in one step, see `images_per_step`.
+        images_per_step: images that its encoders see in one step.
         epochs: of the run.
         steps: of an epoch.
     """
@@ -74,57 +72,70 @@ class ImageCounter:
             self.images += inputs[0].numel() / self.size**2
 
 
-def images_per_step(method: Method, overrides: Mapping[str, Any]) -> tuple[float, int]:
+@dataclass(frozen=True)
+class Step:
+    """What one step of a method is.
+
+    Attributes:
+        images: that its encoders see in it.
+        loader_steps: that go once through the data.
+        epochs: of the method's own recipe.
+    """
+
+    images: float
+    loader_steps: int
+    epochs: int
+
+
+def try_step(method: Method, overrides: Mapping[str, Any]) -> Step:
     """Trains for one step, and counts the images that the encoders saw.
 
     Args:
         method: with a bundle.
         overrides: of its config.
 
-    Returns:
-        The number of images, and the number of steps that go once through the data.
-
     Raises:
         CxrError: the data cannot serve the method, or its encoders see no one-channel images.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        folders = {"ckpt_dir": scratch, "output_dir": scratch, "max_epochs": 1, "resume": False}
-        workflow = _workflow(method, {**overrides, **folders})
-        trainer = workflow.parser.get_parsed_content("train::trainer")
+        workflow = _workflow(method, {**overrides, "ckpt_dir": scratch, "output_dir": scratch, "resume": False})
+        part = workflow.parser.get_parsed_content
+        trainer = part("train::trainer")
         trainer.add_event_handler(Events.ITERATION_COMPLETED(once=1), _leave)
-        counter = ImageCounter(workflow.parser.get_parsed_content("image_size"))
+        counter = ImageCounter(part("image_size"))
         with counter.counting():
             trainer.run()
-        steps = len(workflow.parser.get_parsed_content("train::dataloader"))
+        made = Step(counter.images, len(part("train::dataloader")), int(part("max_epochs")))
         _close(workflow)
-    if not counter.images:
+    if not made.images:
         raise CxrError(f"method {method.name}: its encoder takes no one-channel images, so they cannot be counted")
-    return counter.images, steps
+    return made
 
 
 def _leave(engine: Engine) -> None:
     engine.terminate()
 
 
-def plan(images: float, loader_steps: int, images_seen: int) -> Budget:
+def plan(step: Step, images_seen: int) -> Budget:
     """Cuts a number of images seen into epochs of whole steps, as nearly as can be.
 
+    A run has the epochs of its method's recipe or up to a third more, each shortened, so that warm-up and drops of the
+    learning rate keep their places in it; and more where the data are too few for that.
+
     Args:
-        images: of a step.
-        loader_steps: that go once through the data.
+        step: of the method.
         images_seen: of the run.
 
     Raises:
         CxrError: not one step can be made.
     """
-    steps = round(images_seen / images)
+    steps = round(images_seen / step.images)
     if steps < 1:
-        raise CxrError(f"--images_seen {images_seen} is less than one step of {images:g} images; give more")
-    least = math.ceil(steps / loader_steps)
-    choices = [epochs for epochs in EPOCHS if epochs >= least] or range(least, least + len(EPOCHS))
-    choices = [epochs for epochs in choices if round(steps / epochs)] or [steps]
-    best = min(choices, key=lambda epochs: abs(epochs * min(round(steps / epochs), loader_steps) - steps))
-    return Budget(images, best, min(round(steps / best), loader_steps))
+        raise CxrError(f"--images_seen {images_seen} is less than one step of {step.images:g} images; give more")
+    least = min(max(step.epochs, math.ceil(steps / step.loader_steps)), steps)
+    choices = range(least, least + max(1, least // 3) + 1)
+    epochs = min(choices, key=lambda number: abs(number * max(1, round(steps / number)) - steps))
+    return Budget(step.images, epochs, max(1, round(steps / epochs)))
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,7 @@ def pretrain(method: Method, budget: Budget, folder: Path, overrides: Mapping[st
         overrides: of its config.
 
     Raises:
-        CxrError: see `images_per_step`; or the loss is no number.
+        CxrError: see `try_step`; or the loss is no number.
     """
     values = {
         **overrides,
@@ -160,7 +171,6 @@ def pretrain(method: Method, budget: Budget, folder: Path, overrides: Mapping[st
         "output_dir": str(folder / "eval"),
         "max_epochs": budget.epochs,
         "train::trainer::epoch_length": budget.steps,
-        "validate::evaluator::epoch_length": 1,
         "resume": (folder / "models" / CHECKPOINT).exists(),
     }
     workflow = _workflow(method, values, budget.steps)
@@ -173,6 +183,7 @@ def pretrain(method: Method, budget: Budget, folder: Path, overrides: Mapping[st
 
 
 def _workflow(method: Method, overrides: Mapping[str, Any], steps: int | None = None) -> ConfigWorkflow:
+    """A run without validations: the last network counts, whatever the method's own loss says of it."""
     workflow = ConfigWorkflow(
         config_file=[str(path) for path in method.configs],
         meta_file=str(method.bundle / "configs" / "metadata.json"),
@@ -181,8 +192,12 @@ def _workflow(method: Method, overrides: Mapping[str, Any], steps: int | None = 
         bundle_root=str(method.bundle),
         **overrides,
     )
-    if steps is not None and "updates_per_epoch" in workflow.parser:
-        workflow.parser["updates_per_epoch"] = f"$-(-{steps} // @accumulation_steps)"
+    handlers = workflow.parser["train::handlers"]
+    workflow.parser["train::handlers"] = [each for each in handlers if VALIDATION not in each.get("_target_", "")]
+    for key in ("updates_per_epoch", "lr_scheduler::updates_per_epoch"):
+        if steps is not None and key in workflow.parser:
+            workflow.parser[key] = f"$-(-{steps} // @accumulation_steps)"
+            break
     workflow.initialize()
     return workflow
 

@@ -93,7 +93,7 @@ def test_tensorboard_has_the_tasks_figures_and_pictures(trained):
     log.Reload()
     scalars = set(log.Tags()["scalars"])
     wanted = {f"validation/val_{name}" for name in METRICS[preset]} | {"validation/val_loss", "train/loss"}
-    assert wanted <= scalars
+    assert wanted | {"embedding/spread", "embedding/effective_rank"} <= scalars
     pictures = log.Images("pictures")
     assert [event.step for event in pictures] == [1, 2]
     shown = 3 if preset in ("reconstruction", "masked") else 1

@@ -57,7 +57,7 @@ def test_pairs_are_what_their_labels_say(crowd):
 
 
 def test_views_and_sexes_do_not_tell_the_answer(crowd):
-    """The strangers have the partner's view and sex, so that pairs of (view, sex) are as often of one patient as of two."""
+    """The strangers have the partner's view and sex, so (view, sex) pairs are as often of one patient as of two."""
     made = StudyPairs(crowd, "train")
     table = open_store(crowd).table
     assert made.matched[2:].sum() == 0

@@ -83,9 +83,10 @@ def test_attribute_targets_are_those_of_the_table(tmp_path):
     store = open_store(write(tmp_path / "s.h5", age=[20, np.nan, 150, 44.5], sex=["F", "M", "", "F"]))
     expected = [[20 / 89, 1], [np.nan, 0], [np.nan, np.nan], [44.5 / 89, 1]]
     np.testing.assert_allclose(attribute_targets(store, ["age", "sex"]), expected, rtol=1e-6)
-    made = Attributes(age=True, sex=True).dataset(str(store.path), "train")
-    assert made.rows.tolist() == [0]
-    np.testing.assert_allclose(made[0]["label"], expected[0], rtol=1e-6)
+    made = Attributes(age=True, sex=True).dataset(str(store.path), "val")
+    assert made.rows.tolist() == [1, 3]
+    np.testing.assert_allclose(made[1]["label"], expected[3], rtol=1e-6)
+    assert Attributes(age=True).dataset(str(store.path), "train").rows.tolist() == [0]  # an age of 150 is none
 
 
 def test_reconstruction_counts_what_is_not_padding_and_adds_the_findings():

@@ -109,7 +109,7 @@ class PictureGrid:
         output = engine.state.output
         seen = output["image"].float() * OWN_STD[0] + OWN_MEAN[0]
         shown = self.task.pictures(output["pred"].detach(), output["label"]) or ()
-        columns = torch.cat([seen[: self.rows], *(part[: self.rows] for part in shown)], dim=3).clamp(0, 1)
+        columns = torch.cat([seen[: self.rows], *(part[: self.rows].float() for part in shown)], dim=3).clamp(0, 1)
         self.writer.add_image("pictures", torch.cat(list(columns), dim=1).cpu(), engine.state.epoch)
 
 

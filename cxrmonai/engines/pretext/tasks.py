@@ -104,7 +104,7 @@ class PretextTask:
         if not self.picture:
             return None
         truth = label["picture"]
-        return split_answers(answers.float(), self.heads, truth.shape[-1])["picture"], truth
+        return split_answers(answers, self.heads, truth.shape[-1])["picture"], truth
 
 
 class RotationShift(PretextTask):
