@@ -20,7 +20,7 @@ from cxrmonai.engines.probe import FeatureCollector, Probe, ProbeResult, extract
 from cxrmonai.engines.range_test import find_learning_rate
 from cxrmonai.engines.remembering import UpdateLoss
 from cxrmonai.engines.scheduling import StepSchedule
-from cxrmonai.engines.seeding import EpochSeed, seed_everything
+from cxrmonai.engines.seeding import EpochSeed, SetEpoch, seed_everything
 from cxrmonai.engines.segmentation import (
     MaskPictures,
     MaskScorer,
@@ -49,6 +49,7 @@ __all__ = [
     "ProbeCurve",
     "ProbeResult",
     "ProgressBar",
+    "SetEpoch",
     "StepSchedule",
     "StopOnNonFinite",
     "TensorBoardLog",

@@ -16,6 +16,7 @@ from cxrmonai.transforms.high_pass import BatchHighPassd
 from cxrmonai.transforms.jigsaw import BatchJigsawd, jigsaw_edge
 from cxrmonai.transforms.partners import BatchPartnerd
 from cxrmonai.transforms.preprocessing import BatchSeenPartd, PreprocessBatchd, Preprocessing, preprocess
+from cxrmonai.transforms.pretext import BatchMaskd, BatchPictured, BatchRandRotateShiftd
 from cxrmonai.transforms.strong import BatchRandAugmentd
 from cxrmonai.transforms.views import Viewsd
 
@@ -24,12 +25,15 @@ __all__ = [
     "BatchHighPassd",
     "BatchJigsawd",
     "BatchMaskTargetd",
+    "BatchMaskd",
     "BatchNormalized",
     "BatchPartnerd",
+    "BatchPictured",
     "BatchRandAugmentd",
     "BatchRandBlurd",
     "BatchRandGeometryd",
     "BatchRandIntensityd",
+    "BatchRandRotateShiftd",
     "BatchRepeatd",
     "BatchResized",
     "BatchScaleIntensityd",
