@@ -23,7 +23,16 @@ from cxrmonai.engines.probe import FeatureCollector, Probe, ProbeResult, extract
 from cxrmonai.engines.range_test import find_learning_rate
 from cxrmonai.engines.remembering import UpdateLoss
 from cxrmonai.engines.scheduling import StepSchedule
-from cxrmonai.engines.seeding import EpochSeed, seed_everything
+from cxrmonai.engines.seeding import EpochSeed, SetEpoch, seed_everything
+from cxrmonai.engines.segmentation import (
+    MaskPictures,
+    MaskScorer,
+    MaskWriter,
+    MeanOverlap,
+    finish_segmenter,
+    read_thresholds,
+    tune_thresholds,
+)
 from cxrmonai.engines.writers import EmbeddingWriter, PredictionWriter
 
 __all__ = [
@@ -33,15 +42,23 @@ __all__ = [
     "EpochSeed",
     "FeatureBank",
     "FeatureCollector",
+<<<<<<< HEAD
     "FrozenProbe",
     "LinearTraining",
+=======
+    "MaskPictures",
+    "MaskScorer",
+    "MaskWriter",
+>>>>>>> main
     "MeanAuroc",
+    "MeanOverlap",
     "PredictionWriter",
     "PrepareBatch",
     "Probe",
     "ProbeCurve",
     "ProbeResult",
     "ProgressBar",
+    "SetEpoch",
     "StepSchedule",
     "StopOnNonFinite",
     "TensorBoardLog",
@@ -54,6 +71,7 @@ __all__ = [
     "extract_features",
     "find_learning_rate",
     "finish_classifier",
+    "finish_segmenter",
     "make_evaluation",
     "make_optimizer",
     "make_probe",
@@ -61,7 +79,9 @@ __all__ = [
     "predict",
     "probabilities",
     "read_operating_points",
+    "read_thresholds",
     "seed_everything",
     "summarise",
     "summary_writer",
+    "tune_thresholds",
 ]

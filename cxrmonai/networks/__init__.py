@@ -15,6 +15,7 @@ from cxrmonai.networks.contrastive import ContrastiveNetwork
 from cxrmonai.networks.encoders import EncoderDescription, encoder
 from cxrmonai.networks.joint_embedding import EmbeddingNetwork, JointEmbeddingNetwork, PairProjector
 from cxrmonai.networks.memory import make_memories
+from cxrmonai.networks.pretext import PretextNetwork, load_pretext, pretext_like
 from cxrmonai.networks.published.report import CheckpointReport
 from cxrmonai.networks.segmenter import Segmenter, load_segmenter, make_segmenter, segmenter_like
 from cxrmonai.networks.start import build_of, starting_encoder
@@ -28,6 +29,7 @@ __all__ = [
     "EncoderDescription",
     "JointEmbeddingNetwork",
     "PairProjector",
+    "PretextNetwork",
     "Segmenter",
     "build_of",
     "classifier_like",
@@ -39,11 +41,13 @@ __all__ = [
     "load_classifier",
     "load_encoder",
     "load_network",
+    "load_pretext",
     "load_segmenter",
     "make_memories",
     "make_segmenter",
     "parameter_groups",
     "preprocessing",
+    "pretext_like",
     "segmenter_like",
     "start_from",
     "starting_encoder",
