@@ -42,14 +42,11 @@ __all__ = [
     "EpochSeed",
     "FeatureBank",
     "FeatureCollector",
-<<<<<<< HEAD
     "FrozenProbe",
     "LinearTraining",
-=======
     "MaskPictures",
     "MaskScorer",
     "MaskWriter",
->>>>>>> main
     "MeanAuroc",
     "MeanOverlap",
     "PredictionWriter",
