@@ -19,8 +19,8 @@ from cxrmonai.pipelines.methods import bundles_folder
 
 pytestmark = pytest.mark.slow
 OPTIONS = {
-    "images_seen": 96, "encoder": "resnet10t", "image_size": 32, "batch_size": 16, "resamples": 60, "draws": 2,
-    "labels": "0.2,1", "device": "cpu",
+    "images_seen": 96, "encoder": "resnet10t", "image_size": 32, "stem": "default", "batch_size": 16, "draws": 2,
+    "resamples": 60, "labels": "0.2,1", "device": "cpu",
 }  # fmt: skip
 
 
