@@ -341,6 +341,39 @@ def board(*folders: str, port: int = 6006) -> int:
     return 0
 
 
+def dicom_out(
+    root: str,
+    out: str,
+    masks: str | None = None,
+    heatmaps: str | None = None,
+    seg: bool = False,
+    sc: bool = False,
+    findings: str | None = None,
+    crosswalk: str | None = None,
+) -> int:
+    """Writes masks and heatmaps as DICOM that refers to the radiographs' studies: segmentations, overlays, or both.
+
+    The exit code is 3 where nothing could be made of some images.
+
+    Args:
+        root: folder of the DICOM files that the masks or maps were made from.
+        out: folder to write to.
+        masks: mask file in CheXlocalize's layout, masks.json.
+        heatmaps: heatmaps.h5 of the bundle cam_localization; only overlays use it.
+        seg: write a DICOM SEG for each image, IMAGE.seg.dcm.
+        sc: write a Secondary Capture for each image and finding, IMAGE_FINDING.sc.dcm, with the overlay burnt in.
+        findings: as A,B; all by default.
+        crosswalk: the CSV of `prepare --crosswalk`, where the ids are pseudonyms.
+    """
+    from cxrmonai.explain.dicom_export import export_dicom
+
+    made = export_dicom(str(root), str(out), masks, heatmaps, seg, sc, findings, crosswalk)
+    print(f"{out}: {made.segmentations} segmentations, {made.captures} secondary captures, {len(made.skipped)} skipped")
+    for image_id, reason in made.skipped:
+        print(f"skipped {image_id}: {reason}", file=sys.stderr)
+    return SOME_SKIPPED if made.skipped else 0
+
+
 def check(config_file: str, **overrides: Any) -> int:
     """Checks a bundle's config and overrides without running it; one line per fault.
 
@@ -371,6 +404,7 @@ COMMANDS = {
     "phantom": phantom,
     "export": export,
     "board": board,
+    "dicom-out": dicom_out,
     "check": check,
     "version": version,
 }

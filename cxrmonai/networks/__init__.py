@@ -2,6 +2,7 @@
 
 from cxrmonai.networks.checkpoints import (
     describe_checkpoint,
+    input_of,
     load_encoder,
     load_network,
     preprocessing,
@@ -17,6 +18,7 @@ from cxrmonai.networks.memory import make_memories
 from cxrmonai.networks.pretext import PretextNetwork, load_pretext, pretext_like
 from cxrmonai.networks.published.report import CheckpointReport
 from cxrmonai.networks.segmenter import Segmenter, load_segmenter, make_segmenter, segmenter_like
+from cxrmonai.networks.start import build_of, starting_encoder
 
 __all__ = [
     "CheckpointReport",
@@ -28,10 +30,12 @@ __all__ = [
     "PairProjector",
     "PretextNetwork",
     "Segmenter",
+    "build_of",
     "classifier_like",
     "describe_checkpoint",
     "encoder",
     "encoder_stages",
+    "input_of",
     "load_classifier",
     "load_encoder",
     "load_network",
@@ -44,6 +48,7 @@ __all__ = [
     "pretext_like",
     "segmenter_like",
     "start_from",
+    "starting_encoder",
     "trained_size",
     "untrained_twin",
 ]
