@@ -250,7 +250,7 @@ def comparison_table(content: Mapping[str, Any]) -> pd.DataFrame:
             part = {name: figure.get(name) for name in ("probe", "labels", "patients", "mean_auroc")}
             gains = {"gain": figure.get("gain"), "gain_low": gain_low, "gain_high": gain_high}
             lines.append({**base, **part, "low": low, "high": high, **gains})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).astype({"images_seen": "Int64", "patients": "Int64"})
 
 
 def _figures(scores: Mapping[tuple[str, float], ProbeScores], class_names: Sequence[str]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_tensorboard_has_the_tasks_figures_and_pictures(trained):
     assert pictures[0].width == shown * 32
 
 
-@pytest.mark.parametrize("trained", ["masked", "study_pair"], indirect=True)
+@pytest.mark.parametrize("trained", ["study_pair"], indirect=True)
 def test_evaluation_and_inference(trained, small_phantom, tmp_path):
     preset, folder, _ = trained
     common = {"ckpt_path": str(folder / "models/model.pt"), "output_dir": str(tmp_path)}
