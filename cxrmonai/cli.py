@@ -215,6 +215,7 @@ def compare(
     methods: str = "all",
     encoder: str = "resnet18",
     image_size: int = 64,
+    stem: str | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -238,6 +239,7 @@ def compare(
         methods: all, or names as A,B; docs/pretraining.md lists them.
         encoder: any timm name.
         image_size: edge of the input in pixels.
+        stem: default, or cifar for small images; by default as the bundles have it, cifar below 48 pixels.
         batch_size: images a step, or pairs, for all methods; by default each has its own.
         seed: of weights, order, views, draws of patients and resamples.
         device: cpu, cuda or cuda:N; a GPU where there is one.
@@ -251,7 +253,7 @@ def compare(
     from cxrmonai.pipelines.compare import compare_methods, warn_of_failures
 
     overrides = {"encoder": encoder, "image_size": image_size, "seed": seed}
-    overrides |= {} if batch_size is None else {"batch_size": batch_size}
+    overrides |= {key: value for key, value in (("stem", stem), ("batch_size", batch_size)) if value is not None}
     fractions = labels if isinstance(labels, (list, tuple)) else str(labels).split(",")
     probe = {"draws": draws, "classes": classes, "policy": policy, "resamples": resamples, "fractions": fractions}
     content = compare_methods(
@@ -470,7 +472,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
-        resumable = "; the same command goes on from here" if sys.argv[1:2] == ["prepare"] else ""
+        resumable = "; the same command goes on from here" if sys.argv[1:2] in (["prepare"], ["compare"]) else ""
         print(f"interrupted{resumable}", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
