@@ -51,9 +51,7 @@ def search_paths(radius: int) -> SearchPaths:
         raise CxrError(f"radius {radius}: must be 2 pixels or more")
     reach = radius - 1
     half = [(0, x) for x in range(1, radius)]
-    half += [
-        (y, x) for y in range(1, radius) for x in range(-reach, radius) if x * x + y * y < radius * radius
-    ]
+    half += [(y, x) for y in range(1, radius) for x in range(-reach, radius) if x * x + y * y < radius * radius]
     found: dict[int, list[tuple[tuple[int, int], list[int]]]] = {}
     for y, x in half:
         rows, columns = np.mgrid[0 : y + 1, min(0, x) : max(0, x) + 1]

@@ -92,9 +92,7 @@ def probability(images: torch.Tensor, masks: torch.Tensor, settings: CrfSettings
     return out
 
 
-def _mean_field(
-    image: torch.Tensor, masks: torch.Tensor, settings: CrfSettings, lattice: _Lattice
-) -> torch.Tensor:
+def _mean_field(image: torch.Tensor, masks: torch.Tensor, settings: CrfSettings, lattice: _Lattice) -> torch.Tensor:
     """Two labels need one number a pixel, the log odds: energy + Σ compat · (2 · message − message of ones).
 
     Pixels come first and masks last, (P, K), so that a pixel's masks lie together in memory.

@@ -57,9 +57,7 @@ def propagate(maps: torch.Tensor, edge: torch.Tensor, settings: WalkSettings | N
     rows = torch.arange(height, device=edge.device)[:, None]
     columns = torch.arange(width, device=edge.device)
     # Neighbours beyond the image weigh nothing; they are given some place inside.
-    places = [
-        (rows + y).clamp(0, height - 1) * width + (columns + x).clamp(0, width - 1) for y, x in offsets.tolist()
-    ]
+    places = [(rows + y).clamp(0, height - 1) * width + (columns + x).clamp(0, width - 1) for y, x in offsets.tolist()]
     first = torch.arange(count, device=edge.device)[:, None, None] * (height * width)
     neighbours = (first + torch.stack(places, dim=2).flatten(0, 1)).view(count * height * width, -1)
     weights = weights.flatten(2).transpose(1, 2).reshape(neighbours.shape)

@@ -65,7 +65,7 @@ def loop_loss(output, labels, radius):
                         value = -math.log(1 + 1e-5 - affinity if one != other else affinity + 1e-5)
                         sums[kind] = [sums[kind][0] + value, sums[kind][1] + 1]
                         if output.shape[1] == 3 and kind != "differ":
-                            change = (output[b, 1:, r, c] - output[b, 1:, r + y, c + x])
+                            change = output[b, 1:, r, c] - output[b, 1:, r + y, c + x]
                             goal = (y, x) if kind == "inside" else (0, 0)
                             moves[kind] += sum(abs(d - g) for d, g in zip(change, goal, strict=True)) / 2
         mean = {kind: value / max(count, 1) for kind, (value, count) in sums.items()}
