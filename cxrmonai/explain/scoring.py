@@ -168,8 +168,8 @@ def score(
         seed: of the bootstrap.
 
     Returns:
-        `images`, `patients`; `findings`, see `metrics.localization.box_summary`; `mean_hit_rate` over
-        the findings that have one, with its interval; `overlap`, see `metrics.overlap.overlap_summary`. Both at original size.
+        `images`, `patients`; `findings`, see `metrics.localization.box_summary`; `mean_hit_rate` over the findings that
+        have one, with its interval; `overlap`, see `metrics.overlap.overlap_summary`. All at original size.
     """
     names = heatmaps.class_names
     truth = StoreTruth(store, names)

@@ -200,7 +200,7 @@ def write_scores(
     _score_report(summary, drawn).save(folder / "report.html")
     overlap = summary["overlap"]
     print(
-        f"hit rate {summary['mean_hit_rate']:.3f} (mean over findings), mIoU {overlap['mean_miou']:.3f} with errors and "
+        f"hit rate {summary['mean_hit_rate']:.3f} (mean), mIoU {overlap['mean_miou']:.3f} with errors, "
         f"{overlap['mean_miou_true_positive']:.3f} of true positives alone, on {summary['images']} "
         f"{'synthetic ' if store.synthetic else ''}radiographs; see {folder / 'report.html'}"
     )
