@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cxrmonai import distributed
 from cxrmonai.data.store import Store, blocks
+from cxrmonai.data.targets import match_classes
 from cxrmonai.errors import CxrError
 
 
@@ -27,13 +28,15 @@ class StoreDataset(Dataset):
         rows: row numbers instead of a split.
         device: where the images shall live as a whole; by default they stay in the file.
         targets: (rows of the store, K) what `label` shall be in place of the store's labels, see `data.tasks`.
+        masks: names of masks that batches shall bring, in any spelling.
+        keep_masks: whether the masks shall be held in memory, one bit a name, and not be unpacked anew each epoch.
 
     Attributes:
         store: the store.
         rows: (N,) row numbers in the store, in the order of this data set.
 
     Raises:
-        CxrError: the store cannot be opened, or the split is empty.
+        CxrError: the store cannot be opened, the split is empty, or there is no such mask.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class StoreDataset(Dataset):
         rows: Sequence[int] | None = None,
         device: str | torch.device | None = None,
         targets: np.ndarray | None = None,
+        masks: Sequence[str] = (),
+        keep_masks: bool = False,
     ) -> None:
         self.store = Store(path)
         self.rows = self.store.rows(split) if rows is None else np.asarray(rows, np.int64)
@@ -52,6 +57,8 @@ class StoreDataset(Dataset):
         if device is not None:
             self._resident = self._load(device)
             self._labels, self._index = self._labels.to(device), self._index.to(device)
+        self._bits = np.array(mask_places(self.store, masks), np.uint32)
+        self._kept = self.store.mask_images(self.rows) if keep_masks and len(self._bits) else None
 
     def _load(self, device: str | torch.device) -> torch.Tensor:
         size, dtype = self.store.size, self.store.dtype
@@ -68,23 +75,53 @@ class StoreDataset(Dataset):
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """A batch: `image` (B, 1, S, S) in the store's type, `label` (B, C) float32, `index` (B,) rows in the store."""
+        """A batch: `image` (B, 1, S, S) in the store's type, `label` (B, C) float32, `index` (B,) rows in the store.
+
+        With masks also `mask` (B, K, S, S) uint8, 1 inside, and `mask_known` (B, K) bool, whether it was drawn.
+        """
         places = np.asarray(indices, np.int64)  # far faster than a tensor of a list
         chosen = torch.from_numpy(places).to(self._labels.device)
         if self._resident is not None:
             images = self._resident.index_select(0, chosen)
         else:
             images = torch.from_numpy(self.store.images[self.rows[places]])
-        return {
+        batch = {
             "image": images.unsqueeze(1),
             "label": self._labels.index_select(0, chosen),
             "index": self._index.index_select(0, chosen),
         }
+        return batch | self._masks(places, images.device) if len(self._bits) else batch
+
+    def _masks(self, places: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
+        if self._kept is None:
+            bits, drawn = self.store.mask_images(self.rows[places])
+        else:
+            bits, drawn = self._kept[0][places], self._kept[1][places]
+        masks = np.stack([(bits >> bits.dtype.type(bit)) & bits.dtype.type(1) for bit in self._bits], axis=1)
+        known = (drawn[:, None] >> self._bits) & 1 == 1
+        masks = torch.from_numpy(masks.astype(np.uint8, copy=False))
+        return {"mask": masks.to(device), "mask_known": torch.from_numpy(known).to(device)}
 
     @property
     def class_names(self) -> list[str]:
         """Findings, in the order of `label`."""
         return self.store.class_names
+
+
+def mask_places(store: Store, names: Sequence[str]) -> list[int]:
+    """Places of masks among those of a store, whatever their publishers call them.
+
+    Raises:
+        CxrError: there is no such mask.
+    """
+    if not names:
+        return []
+    if not store.mask_names:
+        raise CxrError(f"{store.path}: holds no masks; prepare it from a source that brings some (docs/data.md)")
+    try:
+        return match_classes(names, store.mask_names)
+    except CxrError as error:
+        raise CxrError(f"{store.path}: masks: {error}") from error
 
 
 def as_it_is(batch: Any) -> Any:

@@ -11,6 +11,8 @@ from pycocotools import mask as coco
 from cxrmonai.data.reading import MAX_PIXELS
 from cxrmonai.errors import CxrError
 
+MASK_UNKNOWN = 255  # in masks of uint8, beside 0 outside and 1 inside: not drawn, to be ignored, or beyond the image
+
 
 def rle_of_runs(runs: Sequence[int], height: int, width: int) -> str:
     """Run lengths from alternating runs outside and inside, down the columns, beginning outside.

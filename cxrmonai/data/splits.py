@@ -48,6 +48,35 @@ def split_by_patient(
     return np.asarray(names, dtype=object)[np.searchsorted(cuts, place, side="right")][inverse]
 
 
+def fold_splits(patient_ids: Sequence[str], fold: int, folds: int, seed: int = 0) -> np.ndarray:
+    """Splits for one turn of a cross-validation: one fold is tested on, the next validates, the rest is learned from.
+
+    Patients are shuffled and dealt out, so that each image is tested on exactly once over all turns. The draw depends
+    on the set of patients and the seed, not on the order of the rows.
+
+    Args:
+        patient_ids: (N,) patient of each image.
+        fold: 0 … folds − 1.
+        folds: at least 3.
+        seed: of the shuffle.
+
+    Returns:
+        (N,) split names.
+
+    Raises:
+        CxrError: fewer than three folds, a fold out of range, or fewer patients than folds.
+    """
+    patients, inverse = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)
+    if folds < 3 or not 0 <= fold < folds:
+        raise CxrError(f"fold {fold} of {folds}: give 3 folds or more, counted from 0")
+    if len(patients) < folds:
+        raise CxrError(f"{len(patients)} patients cannot be dealt out to {folds} folds; use fewer folds")
+    dealt = np.empty(len(patients), dtype=int)
+    dealt[np.random.default_rng(seed).permutation(len(patients))] = np.arange(len(patients)) % folds
+    turn = (dealt - fold) % folds
+    return np.array(["test", "val", *["train"] * (folds - 2)], dtype=object)[turn][inverse]
+
+
 def carve_validation(table: pd.DataFrame, fraction: float = 0.125, seed: int = 0) -> pd.DataFrame:
     """Divides the rows published as `train_val` into `train` and `val` by patient.
 
@@ -80,5 +109,5 @@ def check_overlap(table: pd.DataFrame) -> None:
         where = " and ".join(sorted(next(iter(shared))[1]))
         raise CxrError(
             f"{len(shared)} patient(s) have images in more than one split (such as {where}); "
-            "mend the split column, or leave it out to have one drawn by patient"
+            "mend the split column or the tables, or leave the split out to have one drawn by patient"
         )

@@ -102,7 +102,7 @@ class Store(AbstractContextManager):
         self.__dict__.pop("images", None)
 
     def __getstate__(self) -> dict[str, Any]:
-        lazy = ("images", "table", "labels", "geometry", "boxes", "skipped")
+        lazy = ("images", "table", "labels", "geometry", "boxes", "skipped", "_mask_places")
         return {key: value for key, value in self.__dict__.items() if key not in lazy}
 
     @property
@@ -181,20 +181,42 @@ class Store(AbstractContextManager):
         Returns:
             (B, M, S, S) bool masks, and (B, M) bool: whether that mask was drawn for that image.
         """
-        shape = (len(rows), len(self.mask_names))
-        bits = np.zeros((len(rows), self.size, self.size), np.uint32)
-        annotated = np.zeros(len(rows), np.uint32)
-        if self._has_masks:
-            with self._open() as file:
-                group = file["masks"]
-                flags = group["annotated"][:]
-                for out, k in enumerate(pd.Index(group["rows"][:]).get_indexer(np.asarray(rows, np.int64))):
-                    if k >= 0:
-                        bits[out] = group["bits"][k]
-                        annotated[out] = flags[k]
-        powers = (1 << np.arange(shape[1], dtype=np.uint32))[None, :]
+        bits, annotated = self.mask_images(rows)
+        powers = (1 << np.arange(len(self.mask_names), dtype=np.uint32))[None, :]
         masks = (bits[:, None] & powers[..., None, None]) != 0
         return masks, (annotated[:, None] & powers) != 0
+
+    def mask_images(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Masks of some images as they are stored, one bit a name; 0 for an image without masks.
+
+        Args:
+            rows: (B,) row numbers.
+
+        Returns:
+            (B, S, S) uint8, uint16 or uint32 bits, and (B,) uint32 bits of the names that were drawn.
+        """
+        if not self._has_masks:
+            return np.zeros((len(rows), self.size, self.size), np.uint8), np.zeros(len(rows), np.uint32)
+        annotated = self.mask_flags_of(rows)
+        found = self._mask_places[0].get_indexer(np.asarray(rows, np.int64))
+        with self._open() as file:
+            data = file["masks"]["bits"]
+            bits = np.zeros((len(rows), self.size, self.size), data.dtype)
+            for out in np.flatnonzero(annotated):
+                data.read_direct(bits, np.s_[found[out]], np.s_[out])
+        return bits, annotated
+
+    def mask_flags_of(self, rows: Sequence[int]) -> np.ndarray:
+        """(B,) uint32: which names were drawn for some images, one bit a name; 0 for an image without masks."""
+        if not self._has_masks:
+            return np.zeros(len(rows), np.uint32)
+        places, flags = self._mask_places
+        found = places.get_indexer(np.asarray(rows, np.int64))
+        return np.where(found >= 0, flags[found], 0).astype(np.uint32)
+
+    @cached_property
+    def _mask_places(self) -> tuple[pd.Index, np.ndarray]:
+        return pd.Index(self.mask_rows()), self.mask_flags()
 
     def mask_flags(self) -> np.ndarray:
         """(K,) uint32: which names were drawn for each image that has masks, one bit a name."""
@@ -269,7 +291,7 @@ def write_store(
     order = np.argsort(row_of, kind="stable")
     boxes = boxes.iloc[order[row_of[order] >= 0]].astype(dict.fromkeys("xywh", float))
     skipped = pd.DataFrame(columns=["image", "reason"]) if skipped is None else skipped
-    with atomic_path(path) as temporary, _create(temporary, path) as file:
+    with atomic_path(path) as temporary, create_file(temporary, path) as file:
         _write_images(file, images, keep, progress)
         file.create_dataset("geometry", data=np.asarray(geometry, np.float64)[keep])
         file["geometry"].attrs["columns"] = json.dumps(GEOMETRY_COLUMNS)
@@ -297,8 +319,18 @@ def write_store(
 
 
 @contextmanager
-def _create(temporary: Path, path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    aligned = {"alignment_threshold": PAGE, "alignment_interval": PAGE}
+def create_file(temporary: Path, path: str | os.PathLike[str], alignment: int = PAGE) -> Iterator[h5py.File]:
+    """An HDF5 file under its temporary name; a fault of writing becomes a `CxrError` that names `path`.
+
+    Args:
+        temporary: the file that is written.
+        path: what it will be called.
+        alignment: bytes that data sets and chunks of that many and more begin at a multiple of; 1 wastes no room.
+
+    Raises:
+        CxrError: on leaving: the file could not be written.
+    """
+    aligned = {"alignment_threshold": alignment, "alignment_interval": alignment}
     try:
         with h5py.File(temporary, "w", locking=False, track_order=True, **aligned) as file:
             yield file
@@ -387,4 +419,4 @@ def _check_format(path: Path, attributes: Mapping[str, Any]) -> None:
         )
 
 
-__all__ = ["FORMAT_VERSION", "Store", "blocks", "open_store", "write_store"]
+__all__ = ["FORMAT_VERSION", "Store", "blocks", "create_file", "open_store", "write_store"]

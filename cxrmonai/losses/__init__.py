@@ -10,14 +10,23 @@ from cxrmonai.losses.classification import (
     pos_weights,
 )
 from cxrmonai.losses.contrastive import NTXentLoss
+from cxrmonai.losses.joint_embedding import BarlowTwinsLoss, CosineLoss, MemoryContrastLoss, SelfDistillationLoss
+from cxrmonai.losses.segmentation import SoftDiceLoss, SummedLoss, make_segmentation_loss
 
 __all__ = [
+    "BarlowTwinsLoss",
+    "CosineLoss",
     "FocalLoss",
     "MaskedBCELoss",
     "MaskedCrossEntropyLoss",
+    "MemoryContrastLoss",
     "NTXentLoss",
+    "SelfDistillationLoss",
+    "SoftDiceLoss",
+    "SummedLoss",
     "WeightedCELoss",
     "class_weights",
     "make_loss",
+    "make_segmentation_loss",
     "pos_weights",
 ]

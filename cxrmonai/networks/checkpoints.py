@@ -350,6 +350,21 @@ def load_network(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     return network
 
 
+def read_described(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, torch.Tensor], EncoderDescription, dict[str, Setting]]:
+    """Reads a checkpoint of a `DescribedNetwork`: its weights, how its encoder is built, and its settings.
+
+    Raises:
+        CxrError: see `read_weights`; or it describes no network that this version knows.
+    """
+    weights = read_weights(path)
+    description = _description(weights, path)
+    if description is None:
+        raise CxrError(f"{path}: no description of a network in it; it was not written by a cxrmonai bundle")
+    return weights, description, _settings(weights, path)
+
+
 def trained_size(path: str | os.PathLike[str]) -> int:
     """Edge in pixels of the images that a checkpoint's encoder was trained on.
 
@@ -357,6 +372,20 @@ def trained_size(path: str | os.PathLike[str]) -> int:
         CxrError: see `preprocessing`.
     """
     return preprocessing(path).image_size
+
+
+def stored_settings(path: str | os.PathLike[str]) -> dict[str, Setting]:
+    """What a checkpoint of ours was trained with: its network's settings, and its encoder's name, stem and norm.
+
+    Raises:
+        CxrError: see `read_weights`; or it was not written by one of our bundles.
+    """
+    weights = read_weights(path)
+    description = _description(weights, path)
+    if description is None:
+        raise CxrError(f"{path}: no description of a network in it; it was not written by a cxrmonai bundle")
+    build = {"encoder": description.name, "stem": description.stem, "norm": description.norm}
+    return {**build, **_settings(weights, path)}
 
 
 def _settings(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> dict[str, Setting]:

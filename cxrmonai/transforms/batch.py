@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 
+from cxrmonai.data.masks import MASK_UNKNOWN
 from cxrmonai.errors import CxrError
 
 Batch = Mapping[Hashable, Any]
@@ -125,17 +126,52 @@ class BatchResized(MapTransform):
     Args:
         keys: of the batch.
         size: edge in pixels.
+        mask_keys: of masks to be resized alike, see `data.masks.MASK_UNKNOWN`.
     """
 
-    def __init__(self, keys: KeysCollection, size: int) -> None:
+    def __init__(self, keys: KeysCollection, size: int, mask_keys: Sequence[str] = ()) -> None:
         super().__init__(keys)
-        self.size = size
+        self.size, self.mask_keys = size, tuple(mask_keys)
 
     def __call__(self, data: Batch) -> dict[Hashable, Any]:
-        """(B, 1, H, W) float → (B, 1, size, size)."""
+        """(B, 1, H, W) float → (B, 1, size, size); masks (B, K, H, W) uint8 → (B, K, size, size)."""
         out = dict(data)
         for key in self.key_iterator(out):
             out[key] = resize(out[key], self.size)
+        for key in self.mask_keys:
+            out[key] = _as_masks(resize(_mask_parts(out[key]), self.size))
+        return out
+
+
+def _mask_parts(masks: torch.Tensor) -> torch.Tensor:
+    """(B, K, H, W) uint8 masks → (B, 2 K, H, W) float: how much of a pixel is inside, and how much is known."""
+    return torch.cat([masks == 1, masks != MASK_UNKNOWN], dim=1).float()
+
+
+def _as_masks(parts: torch.Tensor) -> torch.Tensor:
+    """What `_mask_parts` became → uint8 masks: inside from a half on, unknown where less than a half is known."""
+    inside, known = parts.chunk(2, dim=1)
+    return torch.where(known >= 0.5, (inside >= 0.5).to(torch.uint8), MASK_UNKNOWN)
+
+
+class BatchMaskTargetd(MapTransform):
+    """Makes the target of a pixel-wise loss from masks.
+
+    Args:
+        keys: of masks (B, K, H, W) uint8, see `data.masks.MASK_UNKNOWN`.
+        target: key that gets the target.
+    """
+
+    def __init__(self, keys: KeysCollection = "mask", target: str = "label") -> None:
+        super().__init__(keys)
+        self.target = target
+
+    def __call__(self, data: Batch) -> dict[Hashable, Any]:
+        """Masks → (B, K, H, W) float32 of 0, 1 and NaN (unknown)."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            masks = out[key]
+            out[self.target] = masks.float().masked_fill_(masks == MASK_UNKNOWN, torch.nan)
         return out
 
 
@@ -165,6 +201,7 @@ class BatchRandGeometryd(RandomizableTransform, MapTransform):
         rotate: largest rotation, in degrees, either way.
         shift: largest shift beyond the crop's place, relative to the image, on either axis.
         flip_prob: probability of a left-right flip.
+        mask_keys: of masks to be moved alike, see `data.masks.MASK_UNKNOWN`; outside the image they are unknown.
     """
 
     def __init__(
@@ -176,6 +213,7 @@ class BatchRandGeometryd(RandomizableTransform, MapTransform):
         rotate: float = 10.0,
         shift: float = 0.0,
         flip_prob: float = 0.5,
+        mask_keys: Sequence[str] = (),
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
@@ -184,6 +222,7 @@ class BatchRandGeometryd(RandomizableTransform, MapTransform):
                 raise CxrError(f"{label} {span}: must be two numbers above 0, the smaller first, such as [0.5, 1.0]")
         self.size, self.scale, self.ratio = size, tuple(scale), tuple(ratio)
         self.rotate, self.shift, self.flip_prob = rotate, shift, flip_prob
+        self.mask_keys = tuple(mask_keys)
         self.theta = np.zeros((0, 2, 3), np.float32)
 
     def randomize(self, count: int) -> None:
@@ -204,11 +243,13 @@ class BatchRandGeometryd(RandomizableTransform, MapTransform):
         self.theta = np.ascontiguousarray(np.moveaxis(np.array(theta), 2, 0), np.float32)
 
     def __call__(self, data: Batch) -> dict[Hashable, Any]:
-        """(B, 1, H, W) float → (B, 1, size, size)."""
+        """(B, 1, H, W) float → (B, 1, size, size); masks (B, K, H, W) uint8 → (B, K, size, size)."""
         out = dict(data)
         self.randomize(len(out[self.first_key(out)]))
         for key in self.key_iterator(out):
             out[key] = sample(out[key], self.theta, self.size)
+        for key in self.mask_keys:
+            out[key] = _as_masks(sample(_mask_parts(out[key]), self.theta, self.size))
         return out
 
 

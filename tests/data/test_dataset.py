@@ -250,3 +250,62 @@ def test_weights_decide_how_often_a_row_is_drawn():
 def test_weights_that_will_not_do(weights, shuffle):
     with pytest.raises(CxrError, match="weights for 3 rows"):
         EpochSampler(3, shuffle, weights=weights)
+
+
+@pytest.fixture(scope="module")
+def masked_store(tmp_path_factory):
+    """Seven images of which three have masks of some of three names, in an order of their own."""
+    path = tmp_path_factory.mktemp("masks") / "masks.h5"
+    random = np.random.default_rng(0)
+    bits = random.integers(0, 8, (3, 8, 8)).astype(np.uint32)
+    names = [f"i{k}" for k in range(7)]
+    write_store(
+        path,
+        images=random.integers(0, 255, (7, 8, 8)).astype(np.uint8),
+        geometry=np.tile(letterbox_geometry(8, 8, 8), (7, 1)),
+        table=make_table({"image": names, "image_id": names, "split": ["train"] * 7}),
+        class_names=[],
+        source="test",
+        masks=(np.array([5, 0, 3]), np.array([0b111, 0b001, 0b110], np.uint32), bits),
+        mask_names=["lungs", "Pleural Effusion", "Mass"],
+    )
+    return path, bits
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_masks_ride_in_batches_in_the_order_asked_for(masked_store, keep, device):
+    path, bits = masked_store
+    dataset = StoreDataset(path, rows=[3, 1, 5, 0], masks=["Effusion", "lungs"], keep_masks=keep, device=device)
+    batch = dataset.__getitems__([2, 1, 0, 3])  # rows 5, 1, 3, 0
+    assert batch["mask"].shape == (4, 2, 8, 8)
+    assert batch["mask"].dtype == torch.uint8
+    expected = np.zeros((4, 2, 8, 8), bool)
+    for place, stored in ((0, 0), (2, 2), (3, 1)):
+        expected[place, 0], expected[place, 1] = bits[stored] & 2 != 0, bits[stored] & 1 != 0
+    np.testing.assert_array_equal(batch["mask"].numpy(), expected)
+    np.testing.assert_array_equal(batch["mask_known"].numpy(), [[1, 1], [0, 0], [1, 0], [0, 1]])
+    assert dataset[0]["mask"].shape == (2, 8, 8)
+    whole, known = Store(path).masks([5, 1])
+    np.testing.assert_array_equal(whole[0, :2], expected[0, ::-1])
+    np.testing.assert_array_equal(known, [[True] * 3, [False] * 3])
+
+
+def test_masks_that_are_not_there_are_named(masked_store, store, tmp_path):
+    with pytest.raises(CxrError, match=r"masks.h5: masks: no class 'Nodule'; there are lungs, Pleural Effusion, Mass"):
+        StoreDataset(masked_store[0], masks=["Nodule"])
+    write_store(
+        tmp_path / "bare.h5",
+        images=np.zeros((1, 8, 8), np.uint8),
+        geometry=letterbox_geometry(8, 8, 8)[None],
+        table=make_table({"image": ["a"], "image_id": ["a"], "split": ["train"]}),
+        class_names=[],
+        source="test",
+    )
+    with pytest.raises(CxrError, match="holds no masks"):
+        StoreDataset(tmp_path / "bare.h5", masks=["lungs"])
+    batch = StoreDataset(tmp_path / "bare.h5").__getitems__([0])
+    assert "mask" not in batch
+    workers = list(store_loader(StoreDataset(store.path, masks=["lungs"]), 64, num_workers=1, start_method="spawn"))
+    alone = list(store_loader(StoreDataset(store.path, masks=["lungs"]), 64))
+    torch.testing.assert_close(workers[0]["mask"], alone[0]["mask"])
