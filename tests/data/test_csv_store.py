@@ -30,7 +30,9 @@ def folder(tmp_path):
             path = tmp_path / "images" / f"{number}.png"
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(np.full((20, 20), 10 * number + 5, np.uint8)).save(path)
-            rows.append({"Path": str(path), "Odd": number % 2, "Low": int(number < 5), "who": f"p{number // 2}_{split}"})
+            rows.append(
+                {"Path": str(path), "Odd": number % 2, "Low": int(number < 5), "who": f"p{number // 2}_{split}"}
+            )
             number += 1
         pd.DataFrame(rows).to_csv(tmp_path / f"{split}.csv", index=False)
     return tmp_path
