@@ -207,6 +207,62 @@ def delong(first: str, second: str, out: str | None = None) -> int:
     return 0
 
 
+def compare(
+    data_file: str,
+    probe_file: str,
+    images_seen: int,
+    out: str,
+    methods: str = "all",
+    encoder: str = "resnet18",
+    image_size: int = 64,
+    stem: str | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    labels: str = "0.01,0.1,1",
+    draws: int = 5,
+    classes: str | None = None,
+    policy: str = "ignore",
+    resamples: int = 1000,
+    bundles: str | None = None,
+) -> int:
+    """Pretrains by every method for the same number of images seen, and probes them all on the same labels.
+
+    The same command goes on where it was broken off, and runs nothing twice whose inputs are unchanged. The exit code
+    is 3 where a method failed of itself; one that the data cannot serve is listed with its reason.
+
+    Args:
+        data_file: store to pretrain on; labels are not needed.
+        probe_file: store with findings, training and test patients.
+        images_seen: by the encoders of each method: each view, each image of a pair, each pass of a momentum encoder.
+        out: folder for comparison.json, .csv and .png, and the runs.
+        methods: all, or names as A,B; docs/pretraining.md lists them.
+        encoder: any timm name.
+        image_size: edge of the input in pixels.
+        stem: default, or cifar for small images; by default as the bundles have it, cifar below 48 pixels.
+        batch_size: images a step, or pairs, for all methods; by default each has its own.
+        seed: of weights, order, views, draws of patients and resamples.
+        device: cpu, cuda or cuda:N; a GPU where there is one.
+        labels: fractions of the training patients to probe with.
+        draws: of each fraction below 1; their mean is given.
+        classes: findings to probe for, as A,B; all by default.
+        policy: what uncertain labels count as.
+        resamples: of the bootstrap over test patients.
+        bundles: folder of the bundles, where it is not here.
+    """
+    from cxrmonai.pipelines.compare import compare_methods, warn_of_failures
+
+    overrides = {"encoder": encoder, "image_size": image_size, "seed": seed}
+    overrides |= {key: value for key, value in (("stem", stem), ("batch_size", batch_size)) if value is not None}
+    fractions = labels if isinstance(labels, (list, tuple)) else str(labels).split(",")
+    probe = {"draws": draws, "classes": classes, "policy": policy, "resamples": resamples, "fractions": fractions}
+    content = compare_methods(
+        str(data_file), str(probe_file), methods, images_seen, str(out), overrides, probe, device, bundles
+    )
+    print(f"{out}/comparison.json, .csv and .png: {len(content['methods'])} methods")
+    return SOME_SKIPPED if warn_of_failures(content) else 0
+
+
 def phantom(
     out: str | None = None,
     patients: int = 600,
@@ -235,6 +291,87 @@ def phantom(
         count = write_phantom(str(out), patients, size, seed, overwrite=overwrite)
         print(f"{out}: {count} synthetic radiographs of {patients} patients")
     return 0
+
+
+def export(
+    bundle: str,
+    out: str | None = None,
+    ckpt_path: str | None = None,
+    torchscript: bool = False,
+    onnx: bool = False,
+    zip: bool = False,
+    target: str = "folder",
+    images: str | None = None,
+) -> int:
+    """Makes a folder of a trained bundle that stands alone, and proves that its formats agree (docs/deploying.md).
+
+    Args:
+        bundle: folder of the bundle, such as bundles/supervised.
+        out: the folder to make.
+        ckpt_path: the weights; models/model.pt of the bundle by default.
+        torchscript: also write models/model.ts.
+        onnx: also write models/model.onnx, with a batch of any size.
+        zip: write OUT.zip in place of the folder.
+        target: folder, or hf with a model card for the Hugging Face hub.
+        images: radiographs to compare the formats on; synthetic ones by default.
+    """
+    from cxrmonai.deploy import export_bundle
+
+    if out is None:
+        raise CxrError("--out is missing: the folder to make")
+    given = None if ckpt_path is None else str(ckpt_path)
+    made = export_bundle(str(bundle), str(out), given, torchscript, onnx, zip, target, images and str(images))
+    for name, difference in made.formats.items():
+        print(f"{name}: {'the weights' if name.endswith('.pt') else f'differs by {difference:.1e} at most'}")
+    kind = "synthetic radiographs" if made.synthetic else "radiographs"
+    print(f"{made.path}: made; outputs compared on {made.images} {kind}")
+    return 0
+
+
+def board(*folders: str, port: int = 6006) -> int:
+    """Shows the runs below some folders in TensorBoard, at 127.0.0.1, until interrupted.
+
+    Args:
+        *folders: that hold runs; bundles and runs by default.
+        port: to serve at; 0 for any that is free.
+    """
+    from cxrmonai.deploy.board import serve
+
+    serve([str(folder) for folder in folders], int(port))
+    return 0
+
+
+def dicom_out(
+    root: str,
+    out: str,
+    masks: str | None = None,
+    heatmaps: str | None = None,
+    seg: bool = False,
+    sc: bool = False,
+    findings: str | None = None,
+    crosswalk: str | None = None,
+) -> int:
+    """Writes masks and heatmaps as DICOM that refers to the radiographs' studies: segmentations, overlays, or both.
+
+    The exit code is 3 where nothing could be made of some images.
+
+    Args:
+        root: folder of the DICOM files that the masks or maps were made from.
+        out: folder to write to.
+        masks: mask file in CheXlocalize's layout, masks.json.
+        heatmaps: heatmaps.h5 of the bundle cam_localization; only overlays use it.
+        seg: write a DICOM SEG for each image, IMAGE.seg.dcm.
+        sc: write a Secondary Capture for each image and finding, IMAGE_FINDING.sc.dcm, with the overlay burnt in.
+        findings: as A,B; all by default.
+        crosswalk: the CSV of `prepare --crosswalk`, where the ids are pseudonyms.
+    """
+    from cxrmonai.explain.dicom_export import export_dicom
+
+    made = export_dicom(str(root), str(out), masks, heatmaps, seg, sc, findings, crosswalk)
+    print(f"{out}: {made.segmentations} segmentations, {made.captures} secondary captures, {len(made.skipped)} skipped")
+    for image_id, reason in made.skipped:
+        print(f"skipped {image_id}: {reason}", file=sys.stderr)
+    return SOME_SKIPPED if made.skipped else 0
 
 
 def cross_validate(config_file: str, folds: int = 5, work_dir: str | None = None, **overrides: Any) -> int:
@@ -287,7 +424,11 @@ COMMANDS = {
     "info": info,
     "encoder": encoder,
     "delong": delong,
+    "compare": compare,
     "phantom": phantom,
+    "export": export,
+    "board": board,
+    "dicom-out": dicom_out,
     "cross-validate": cross_validate,
     "check": check,
     "version": version,
@@ -331,7 +472,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
-        resumable = "; the same command goes on from here" if sys.argv[1:2] == ["prepare"] else ""
+        resumable = "; the same command goes on from here" if sys.argv[1:2] in (["prepare"], ["compare"]) else ""
         print(f"interrupted{resumable}", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

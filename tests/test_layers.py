@@ -12,6 +12,7 @@ LAYERS = (
     ("engines",),
     ("explain", "segmentation"),
     ("report",),
+    ("deploy",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 COMMON = {"_version", "distributed", "errors", "files", "processes", "progress"}  # serve all layers and import none

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -106,10 +107,11 @@ class TensorBoardLog:
         optimizer: whose learning rate is written.
         batch_size: images a step over all ranks.
         validator: evaluator whose metrics are written, under the epoch of training.
-        step_metrics: name → function of the network's output, written with the loss.
+        step_metrics: name → function of the network's output in training, written with the loss.
         every: steps between writings of the loss, besides each epoch's last; reading it more often would hold a GPU
             up.
-        pairs: number of view pairs drawn once, at the start; 0 for none.
+        pairs: number of images whose views are drawn once, at the start; 0 for none.
+        views: of an image.
     """
 
     def __init__(
@@ -118,12 +120,14 @@ class TensorBoardLog:
         optimizer: torch.optim.Optimizer,
         batch_size: int,
         validator: Engine | None = None,
-        step_metrics: dict[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
+        step_metrics: dict[str, Callable[[Any], torch.Tensor]] | None = None,
         every: int = 10,
         pairs: int = 0,
+        views: int = 2,
     ) -> None:
         self.writer, self.optimizer, self.batch_size = writer, optimizer, batch_size
-        self.validator, self.step_metrics, self.every, self.pairs = validator, step_metrics or {}, every, pairs
+        self.validator, self.step_metrics, self.every = validator, step_metrics or {}, every
+        self.pairs, self.views = pairs, views
 
     def attach(self, engine: Engine) -> None:
         """Attaches to steps and epochs."""
@@ -145,8 +149,9 @@ class TensorBoardLog:
         step = engine.state.iteration
         self.writer.add_scalar("train/loss", engine.state.output["loss"].item(), step)
         self.writer.add_scalar("train/learning_rate", self.optimizer.param_groups[0]["lr"], step)
-        for name, function in self.step_metrics.items():
-            self.writer.add_scalar(f"train/{name}", function(engine.state.output["pred"].detach()).item(), step)
+        with torch.no_grad():
+            for name, function in self.step_metrics.items():
+                self.writer.add_scalar(f"train/{name}", function(engine.state.output["pred"]).item(), step)
 
     def epoch(self, engine: Engine) -> None:
         """Writes the last step, the rate, and the validation's metrics of this epoch."""
@@ -161,10 +166,10 @@ class TensorBoardLog:
                 self.writer.add_scalar(f"validation/{name}", value, engine.state.epoch)
 
     def draw_pairs(self, engine: Engine) -> None:
-        """Draws the first views: one pair a row."""
+        """Draws the first views: those of an image in a row."""
         images = engine.state.output["image"].detach().float().cpu()
-        half = len(images) // 2
-        rows = [torch.cat([images[k], images[half + k]], dim=2) for k in range(min(self.pairs, half))]
+        views = images.chunk(self.views)
+        rows = [torch.cat([view[k] for view in views], dim=2) for k in range(min(self.pairs, len(views[-1])))]
         low, high = images.min(), images.max()
         self.writer.add_image("views", (torch.cat(rows, dim=1) - low) / (high - low).clamp_min(1e-6), 0)
 

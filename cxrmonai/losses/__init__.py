@@ -10,13 +10,18 @@ from cxrmonai.losses.classification import (
     pos_weights,
 )
 from cxrmonai.losses.contrastive import NTXentLoss
+from cxrmonai.losses.joint_embedding import BarlowTwinsLoss, CosineLoss, MemoryContrastLoss, SelfDistillationLoss
 from cxrmonai.losses.segmentation import SoftDiceLoss, SummedLoss, make_segmentation_loss
 
 __all__ = [
+    "BarlowTwinsLoss",
+    "CosineLoss",
     "FocalLoss",
     "MaskedBCELoss",
     "MaskedCrossEntropyLoss",
+    "MemoryContrastLoss",
     "NTXentLoss",
+    "SelfDistillationLoss",
     "SoftDiceLoss",
     "SummedLoss",
     "WeightedCELoss",

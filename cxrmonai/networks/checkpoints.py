@@ -275,6 +275,18 @@ def _own_preprocessing(weights: Mapping[str, torch.Tensor], path: str | os.PathL
     return stored
 
 
+def input_of(encoder: nn.Module, image_size: int) -> Preprocessing:
+    """What an encoder expects of its input at some size: what came with its weights, else what our bundles do.
+
+    Args:
+        encoder: made by `networks.encoders.encoder` or `load_encoder`.
+        image_size: edge of the input in pixels.
+    """
+    channels = encoder.description.in_channels
+    own = Preprocessing(image_size, mean=OWN_MEAN * channels, std=OWN_STD * channels)
+    return (getattr(encoder, "preprocessing", None) or own).at(image_size)
+
+
 def load_all(network: nn.Module, weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
     """Loads weights of which every key must fit.
 
@@ -360,6 +372,20 @@ def trained_size(path: str | os.PathLike[str]) -> int:
         CxrError: see `preprocessing`.
     """
     return preprocessing(path).image_size
+
+
+def stored_settings(path: str | os.PathLike[str]) -> dict[str, Setting]:
+    """What a checkpoint of ours was trained with: its network's settings, and its encoder's name, stem and norm.
+
+    Raises:
+        CxrError: see `read_weights`; or it was not written by one of our bundles.
+    """
+    weights = read_weights(path)
+    description = _description(weights, path)
+    if description is None:
+        raise CxrError(f"{path}: no description of a network in it; it was not written by a cxrmonai bundle")
+    build = {"encoder": description.name, "stem": description.stem, "norm": description.norm}
+    return {**build, **_settings(weights, path)}
 
 
 def _settings(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> dict[str, Setting]:

@@ -15,7 +15,14 @@ from torch import nn
 
 from cxrmonai.errors import CxrError
 from cxrmonai.networks.attention import ATTENTIONS, make_attention
-from cxrmonai.networks.checkpoints import DESCRIPTION_KEY, DescribedNetwork, load_all, read_description, read_weights
+from cxrmonai.networks.checkpoints import (
+    DESCRIPTION_KEY,
+    DescribedNetwork,
+    input_of,
+    load_all,
+    read_description,
+    read_weights,
+)
 from cxrmonai.networks.encoders import encoder as make_encoder
 from cxrmonai.networks.pooling import POOLINGS, SINGLE, class_scores, make_pooling, pooled_size, widened
 
@@ -36,7 +43,7 @@ class Classifier(DescribedNetwork):
     Args:
         class_names: K names, or one text with commas.
         encoder: a timm model name; or a module of `encoders.encoder` or `load_encoder`, whose own input channels, stem
-            and norm then count.
+            and norm then count. With an `image_size`, its `preprocessing` is brought to that size.
         in_channels: channels of the input.
         stem: see `networks.encoders.encoder`.
         image_size: edge of the input in pixels; 0 for the backbone's own.
@@ -84,6 +91,8 @@ class Classifier(DescribedNetwork):
         built_for = encoder.description.image_size
         if built_for and image_size not in (0, built_for):
             raise CxrError(f"the encoder is built for {built_for} pixels; give --image_size {built_for}")
+        if image_size:
+            encoder.preprocessing = input_of(encoder, image_size)
         norm = encoder.description.norm
         values = (
             names,
@@ -116,10 +125,16 @@ class Classifier(DescribedNetwork):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, H, W) → (B, K) logits."""
+        if self.native:
+            return self.head(self.dropout(self.encoder(images)))
+        return self.classify_maps(self.feature_maps(images))
+
+    def classify_maps(self, maps: torch.Tensor) -> torch.Tensor:
+        """From the maps of `feature_maps` on: (B, C, h, w) → (B, K) logits."""
         if self.pcam:
-            pooled = self.pool(self.feature_maps(images), self.head.weight, self.head.bias)
+            pooled = self.pool(maps, self.head.weight, self.head.bias)
             return (self.dropout(pooled) * self.head.weight).sum(dim=2) + self.head.bias
-        return self.head(self.dropout(self._pooled(images)))
+        return self.head(self.dropout(self.pool(maps)))
 
     def feature_maps(self, images: torch.Tensor) -> torch.Tensor:
         """The maps that are pooled: (B, in_channels, H, W) → (B, C, h, w). `NATIVE` has none to pool."""
@@ -170,6 +185,39 @@ class Classifier(DescribedNetwork):
         """(B, K) logits → (B, K) probabilities, float32 at least; of each class, or adding up to 1 if `multiclass`."""
         logits = widened(logits)
         return logits.softmax(dim=1) if self.task == "multiclass" else logits.sigmoid()
+
+    @torch.no_grad()
+    def set_head(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        mean: torch.Tensor | None = None,
+        std: torch.Tensor | None = None,
+    ) -> Classifier:
+        """Puts a linear layer that was fitted elsewhere in place of the head.
+
+        Args:
+            weight: (K, D) float64, of features as `features` gives them, or of standardised ones.
+            bias: (K,) float64.
+            mean: (D,) that was subtracted from the features before, folded into weight and bias.
+            std: (D,) above 0 that they were divided by, likewise.
+
+        Returns:
+            This network.
+
+        Raises:
+            CxrError: a shape does not fit, or the pooling is PCAM, whose features depend on its head.
+        """
+        if self.pcam:
+            raise CxrError("pooling PCAM has no features of its own to fit a linear layer on; use another pooling")
+        if weight.shape != self.head.weight.shape or bias.shape != self.head.bias.shape:
+            shapes = tuple(self.head.weight.shape), tuple(self.head.bias.shape)
+            raise CxrError(f"a head of {tuple(weight.shape)} and {tuple(bias.shape)} does not fit one of {shapes}")
+        weight = weight.double() if std is None else weight.double() / std.double()
+        bias = bias.double() if mean is None else bias.double() - weight @ mean.double()
+        self.head.weight.copy_(weight)
+        self.head.bias.copy_(bias)
+        return self
 
     def freeze(self, stages: int) -> Classifier:
         """Freezes the first stages of the encoder, and none but them.

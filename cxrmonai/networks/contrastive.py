@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from cxrmonai.errors import CxrError
 from cxrmonai.networks.checkpoints import DescribedNetwork
 from cxrmonai.networks.encoders import encoder as make_encoder
+from cxrmonai.networks.heads import projection_head
 
 OUTPUTS = ("projection", "features")
 
@@ -49,26 +49,3 @@ class ContrastiveNetwork(DescribedNetwork):
         """(B, in_channels, H, W) → (B, feature_size) or (B, C)."""
         features = self.encoder(images)
         return self.head(features) if self.project else features
-
-
-def projection_head(in_features: int, out_features: int, kind: str = "mlp") -> nn.Sequential:
-    """A projection head.
-
-    Args:
-        in_features: length of the encoder's features.
-        out_features: length of the projection.
-        kind: `mlp` or `linear`.
-
-    Raises:
-        CxrError: unknown kind.
-    """
-    if kind == "linear":
-        return nn.Sequential(nn.Linear(in_features, out_features))
-    if kind == "mlp":
-        return nn.Sequential(
-            nn.Linear(in_features, in_features, bias=False),
-            nn.BatchNorm1d(in_features),
-            nn.ReLU(inplace=True),
-            nn.Linear(in_features, out_features),
-        )
-    raise CxrError(f"head '{kind}': known are mlp, linear")
