@@ -387,7 +387,7 @@ def cross_validate(config_file: str, folds: int = 5, work_dir: str | None = None
     """
     from cxrmonai.bundle import check as faults_of
     from cxrmonai.bundle.source import config_files
-    from cxrmonai.report.cross_validation import cross_validate as run
+    from cxrmonai.pipelines.cross_validation import cross_validate as run
 
     if work_dir is None:
         raise CxrError("--work_dir is missing: the folder for what comes of the folds")
