@@ -374,6 +374,30 @@ def dicom_out(
     return SOME_SKIPPED if made.skipped else 0
 
 
+def cross_validate(config_file: str, folds: int = 5, work_dir: str | None = None, **overrides: Any) -> int:
+    """Trains and tests a segmenter once for each fold of the patients; one result over all of them, with intervals.
+
+    A fold that was done before with the same options is not done again.
+
+    Args:
+        config_file: bundles/deeplabv3plus/configs/train.json, or with overlays "['a.json','b.json']".
+        folds: how many, 3 or more.
+        work_dir: gets a folder for each fold, metrics.json, overlap.csv and report.html.
+        **overrides: keys of the config, such as --data_file and --classes.
+    """
+    from cxrmonai.bundle import check as faults_of
+    from cxrmonai.bundle.source import config_files
+    from cxrmonai.report.cross_validation import cross_validate as run
+
+    if work_dir is None:
+        raise CxrError("--work_dir is missing: the folder for what comes of the folds")
+    faults = faults_of(config_file, overrides)
+    if faults:
+        raise CxrError("; ".join(faults))
+    run(config_files(config_file), folds, str(work_dir), overrides)
+    return 0
+
+
 def check(config_file: str, **overrides: Any) -> int:
     """Checks a bundle's config and overrides without running it; one line per fault.
 
@@ -405,6 +429,7 @@ COMMANDS = {
     "export": export,
     "board": board,
     "dicom-out": dicom_out,
+    "cross-validate": cross_validate,
     "check": check,
     "version": version,
 }

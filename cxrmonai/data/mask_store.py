@@ -24,14 +24,14 @@ import numpy as np
 import pandas as pd
 
 from cxrmonai._version import __version__
+from cxrmonai.data.masks import MASK_UNKNOWN
 from cxrmonai.data.store import create_file
 from cxrmonai.errors import CxrError
 from cxrmonai.files import atomic_path
 
 FORMAT = "cxrmonai-masks"
 FORMAT_VERSION = 1
-UNDECIDED = 255
-KINDS = {"mask": (0, 1), "ir": (0, 1, UNDECIDED)}
+KINDS = {"mask": (0, 1), "ir": (0, 1, MASK_UNKNOWN)}
 
 
 class MaskStoreWriter(AbstractContextManager):
@@ -218,4 +218,4 @@ class MaskStore:
                 raise CxrError(f"{self.path}: row {row} is another image there; these masks are of another store")
 
 
-__all__ = ["KINDS", "UNDECIDED", "MaskStore", "MaskStoreWriter"]
+__all__ = ["KINDS", "MaskStore", "MaskStoreWriter"]

@@ -21,7 +21,7 @@ _EDGE = 2 * LAST
 
 
 class FeatureEncoder(fx.GraphModule):
-    """An encoder that gives its maps at a quarter of the input's size and its last ones, as (B, C, h, w).
+    """An encoder that gives its maps at a quarter of the input's size and its last ones, or all, as (B, C, h, w).
 
     It is the traced graph of a timm backbone and shares its modules, so that names and values of weights stay; parts
     behind the last map are kept in the state dict and not trained. It can be scripted, exported and copied.
@@ -30,23 +30,25 @@ class FeatureEncoder(fx.GraphModule):
         encoder: of `encoders.encoder` or `load_encoder`, convolutional, for images of any size.
         output_stride: 32 as built; or 16: the last stage keeps the resolution and its convolutions are dilated instead
             (Chen et al., DeepLab, 2017).
+        every: whether it gives its maps at all sizes, the largest first, and not those two alone.
 
     Attributes:
-        channels: of the two maps.
+        channels: of the maps.
         description, preprocessing, num_features: of the encoder.
 
     Raises:
         CxrError: the encoder has no such maps, or its last stage cannot be dilated.
     """
 
-    def __init__(self, encoder: nn.Module, output_stride: int = SIXTEENTH) -> None:
+    def __init__(self, encoder: nn.Module, output_stride: int = SIXTEENTH, every: bool = False) -> None:
         name = encoder.description.name
         if output_stride not in STRIDES:
             raise CxrError(f"output_stride {output_stride}: known are {', '.join(map(str, STRIDES))}")
         modules = _stages(encoder, name)
         if output_stride == SIXTEENTH:
             _dilate(encoder, modules[SIXTEENTH])
-        super().__init__(encoder, _graph(encoder, name, [modules[QUARTER], modules[LAST]]))
+        paths = [modules[size] for size in sorted(modules)] if every else [modules[QUARTER], modules[LAST]]
+        super().__init__(encoder, _graph(encoder, name, paths))
         self._adopt(encoder, [key for key, _ in encoder.named_parameters() if key not in dict(self.named_parameters())])
         self.channels = self._tried(name, output_stride)
 
@@ -67,14 +69,15 @@ class FeatureEncoder(fx.GraphModule):
             setattr(made, name, getattr(self, name))
         return made
 
-    def _tried(self, name: str, output_stride: int) -> tuple[int, int]:
-        quarter, last = _try(self, self)
-        if quarter.shape[-1] * QUARTER != _EDGE or last.shape[-1] * output_stride != _EDGE:
+    def _tried(self, name: str, output_stride: int) -> tuple[int, ...]:
+        maps = _try(self, self)
+        sizes = [each.shape[-1] for each in maps]
+        if _EDGE // QUARTER not in sizes or sizes[-1] * output_stride != _EDGE:
             raise CxrError(
                 f"encoder '{name}' cannot be kept at output_stride {output_stride}; give --output_stride {LAST}, or "
                 "another encoder"
             )
-        return quarter.shape[1], last.shape[1]
+        return tuple(each.shape[1] for each in maps)
 
 
 def _stages(encoder: nn.Module, name: str) -> dict[int, str]:
