@@ -215,6 +215,7 @@ def compare(
     methods: str = "all",
     encoder: str = "resnet18",
     image_size: int = 64,
+    stem: str | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -238,6 +239,7 @@ def compare(
         methods: all, or names as A,B; docs/pretraining.md lists them.
         encoder: any timm name.
         image_size: edge of the input in pixels.
+        stem: default, or cifar for small images; by default as the bundles have it, cifar below 48 pixels.
         batch_size: images a step, or pairs, for all methods; by default each has its own.
         seed: of weights, order, views, draws of patients and resamples.
         device: cpu, cuda or cuda:N; a GPU where there is one.
@@ -251,7 +253,7 @@ def compare(
     from cxrmonai.pipelines.compare import compare_methods, warn_of_failures
 
     overrides = {"encoder": encoder, "image_size": image_size, "seed": seed}
-    overrides |= {} if batch_size is None else {"batch_size": batch_size}
+    overrides |= {key: value for key, value in (("stem", stem), ("batch_size", batch_size)) if value is not None}
     fractions = labels if isinstance(labels, (list, tuple)) else str(labels).split(",")
     probe = {"draws": draws, "classes": classes, "policy": policy, "resamples": resamples, "fractions": fractions}
     content = compare_methods(
@@ -372,6 +374,30 @@ def dicom_out(
     return SOME_SKIPPED if made.skipped else 0
 
 
+def cross_validate(config_file: str, folds: int = 5, work_dir: str | None = None, **overrides: Any) -> int:
+    """Trains and tests a segmenter once for each fold of the patients; one result over all of them, with intervals.
+
+    A fold that was done before with the same options is not done again.
+
+    Args:
+        config_file: bundles/deeplabv3plus/configs/train.json, or with overlays "['a.json','b.json']".
+        folds: how many, 3 or more.
+        work_dir: gets a folder for each fold, metrics.json, overlap.csv and report.html.
+        **overrides: keys of the config, such as --data_file and --classes.
+    """
+    from cxrmonai.bundle import check as faults_of
+    from cxrmonai.bundle.source import config_files
+    from cxrmonai.report.cross_validation import cross_validate as run
+
+    if work_dir is None:
+        raise CxrError("--work_dir is missing: the folder for what comes of the folds")
+    faults = faults_of(config_file, overrides)
+    if faults:
+        raise CxrError("; ".join(faults))
+    run(config_files(config_file), folds, str(work_dir), overrides)
+    return 0
+
+
 def check(config_file: str, **overrides: Any) -> int:
     """Checks a bundle's config and overrides without running it; one line per fault.
 
@@ -467,6 +493,7 @@ COMMANDS = {
     "board": board,
     "dicom-out": dicom_out,
     "chexseg": chexseg,
+    "cross-validate": cross_validate,
     "check": check,
     "version": version,
 }
@@ -509,7 +536,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
-        resumable = "; the same command goes on from here" if sys.argv[1:2] == ["prepare"] else ""
+        resumable = "; the same command goes on from here" if sys.argv[1:2] in (["prepare"], ["compare"]) else ""
         print(f"interrupted{resumable}", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

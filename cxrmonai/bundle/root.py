@@ -8,10 +8,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cxrmonai.bundle.command import bundle_command
 from cxrmonai.bundle.source import config_files
 from cxrmonai.errors import CxrError
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigWorkflow
 
 
 def find_root(name: str) -> str:
@@ -46,7 +50,13 @@ def _configs() -> Iterator[Path]:
 
 
 def _workflow_folder() -> Path | None:
-    """The config folder of the workflow that is evaluating the call, started in Python or from the command line.
+    """The config folder of the workflow that is evaluating the call."""
+    workflow = running_workflow()
+    return None if workflow is None else workflow.config_root_path
+
+
+def running_workflow() -> ConfigWorkflow | None:
+    """The workflow that is evaluating the call, started in Python or from the command line; `None` if none is.
 
     MONAI passes an expression nothing about its own config, so the callers are asked.
     """
@@ -55,7 +65,7 @@ def _workflow_folder() -> Path | None:
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, workflows.ConfigWorkflow):
-            return owner.config_root_path
+            return owner
         frame = frame.f_back
     return None
 

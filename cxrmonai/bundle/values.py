@@ -1,8 +1,9 @@
 """Rules for the values of the keys that a user sets.
 
 A rule is a text of alternatives divided by `|`: `str`, `bool`, `int`, `float` (both with bounds, as in `int >= 1` or
-`float > 0 <= 1`), `file` (an existing file), `store` (an existing data file of ours), `device`, `null`, or any other
-word, which stands for itself. A config adds rules for its own keys under the top-level key `_checks_`.
+`float > 0 <= 1`), `file` (an existing file), `weights` (an existing file, or `timm:NAME`), `store` (an existing data
+file of ours), `device`, `null`, or any other word, which stands for itself. A config adds rules for its own keys under
+the top-level key `_checks_`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ COMMON_RULES = {
     "num_workers": "int >= 0",
     "amp": "bool",
     "resume": "bool",
-    "pretrained": "file | null",
+    "pretrained": "weights | null",
     "ckpt_path": "file | null",
     "split": "val | test | all",
 }
@@ -53,6 +54,7 @@ _NAMES = {
     "int": "a whole number",
     "float": "a number",
     "file": "the path of a file",
+    "weights": "the path of a file, or timm:NAME",
     "store": "the path of a data file",
     "device": "cpu, cuda or cuda:N",
 }
@@ -77,6 +79,8 @@ def value_fault(key: str, value: Any, rule: str, overridden: bool = False) -> st
     if not any(_accepts(word, value) for word in words):
         needed = listed(_described(word) for word in words if word != "null")
         return f"{label} must be {needed}, not {value!r}{_hint(key, value, words, overridden)}"
+    if value in set(words) - set(_NAMES):
+        return None
     for word in words:
         if word in _LOOKS and isinstance(value, str):
             return _LOOKS[word](label, value)
@@ -98,7 +102,7 @@ def _accepts(word: str, value: Any) -> bool:
         return isinstance(value, bool)
     if kind == "device":
         return isinstance(value, str) and re.fullmatch(r"cpu|mps|xpu|cuda(:\d+)?", value) is not None
-    if kind in ("str", "file", "store"):
+    if kind in ("str", "file", "weights", "store"):
         return isinstance(value, str)
     return value == word
 
@@ -126,6 +130,10 @@ def _file_look(label: str, value: str) -> str | None:
     if path.is_dir():
         return f"{label}: {value} is a folder; give the file itself"
     return None if path.is_file() else f"{label}: no such file: {value}"
+
+
+def _weights_look(label: str, value: str) -> str | None:
+    return None if value.startswith("timm:") else _file_look(label, value)
 
 
 def _store_look(label: str, value: str) -> str | None:
@@ -159,6 +167,7 @@ def _device_look(label: str, value: str) -> str | None:
 
 _LOOKS: dict[str, Callable[[str, str], str | None]] = {
     "file": _file_look,
+    "weights": _weights_look,
     "store": _store_look,
     "device": _device_look,
 }

@@ -96,7 +96,7 @@ def prepare(
     mask_names = tuple(sorted(collection.masks["finding"].unique()))
     options: dict[str, Any] = {"size": size, "depth": depth, "notes": collection.notes}
     if shard is not None:
-        options["shard"] = {"part": shard[0], "of": shard[1], "whole": _fingerprint(collection, options, mask_names)}
+        options["shard"] = {"part": shard[0], "of": shard[1], "whole": fingerprint(collection, options, mask_names)}
         collection = part(collection, *shard)
     roots = collection.root if isinstance(collection.root, dict) else {"": collection.root}
     folder = out.with_name(out.name + ".partial")
@@ -180,7 +180,7 @@ def _work_folder(task: Task, collection: Collection) -> Iterator[int]:
         made_of = [task.size, task.depth, dict(task.roots)]
         plan = {
             "format_version": FORMAT_VERSION,
-            "fingerprint": _fingerprint(collection, made_of, task.mask_names),
+            "fingerprint": fingerprint(collection, made_of, task.mask_names),
         }
         if _read_plan(folder) != plan:
             _start_afresh(task, plan, collection.masks["image_id"].nunique())
@@ -191,7 +191,8 @@ def _work_folder(task: Task, collection: Collection) -> Iterator[int]:
         yield int((status == DONE).sum())
 
 
-def _fingerprint(collection: Collection, options: Any, mask_names: Sequence[str]) -> str:
+def fingerprint(collection: Collection, options: Any, mask_names: Sequence[str]) -> str:
+    """A digest of all that a collection and options say, without reading an image."""
     digest = hashlib.sha256(json.dumps([options, mask_names], sort_keys=True).encode())
     for frame in (collection.table, collection.boxes, collection.masks, collection.skipped):
         digest.update(" ".join(map(str, frame.columns)).encode())

@@ -109,5 +109,5 @@ def check_overlap(table: pd.DataFrame) -> None:
         where = " and ".join(sorted(next(iter(shared))[1]))
         raise CxrError(
             f"{len(shared)} patient(s) have images in more than one split (such as {where}); "
-            "mend the split column, or leave it out to have one drawn by patient"
+            "mend the split column or the tables, or leave the split out to have one drawn by patient"
         )

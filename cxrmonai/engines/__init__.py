@@ -5,6 +5,7 @@ from cxrmonai.engines.batches import PrepareBatch
 from cxrmonai.engines.checkpointing import CheckpointHandler
 from cxrmonai.engines.classification import (
     MeanAuroc,
+    choose_operating_points,
     finish_classifier,
     make_evaluation,
     predict,
@@ -12,6 +13,8 @@ from cxrmonai.engines.classification import (
     read_operating_points,
 )
 from cxrmonai.engines.collapse import CollapseMonitor
+from cxrmonai.engines.frozen_probe import FeatureBank, FrozenProbe
+from cxrmonai.engines.linear_models import LinearTraining
 from cxrmonai.engines.monitoring import ProgressBar, StopOnNonFinite, TensorBoardLog, summary_writer
 from cxrmonai.engines.optimisation import make_optimizer, make_schedule
 from cxrmonai.engines.parallel import amp_options, data_parallel
@@ -37,7 +40,10 @@ __all__ = [
     "CollapseMonitor",
     "EmbeddingWriter",
     "EpochSeed",
+    "FeatureBank",
     "FeatureCollector",
+    "FrozenProbe",
+    "LinearTraining",
     "MaskPictures",
     "MaskScorer",
     "MaskWriter",
@@ -57,6 +63,7 @@ __all__ = [
     "UpdateLoss",
     "WeightAverage",
     "amp_options",
+    "choose_operating_points",
     "data_parallel",
     "extract_features",
     "find_learning_rate",

@@ -21,9 +21,8 @@ from cxrmonai.engines.pretraining import closing_lines, short
 from cxrmonai.engines.probe import extract_features
 from cxrmonai.errors import CxrError
 from cxrmonai.files import write_json
-from cxrmonai.metrics import auroc
 from cxrmonai.metrics.evaluation import Evaluation, OperatingPoints, evaluation_summary, fit_operating_points
-from cxrmonai.metrics.multiclass import class_numbers, one_hot
+from cxrmonai.metrics.multiclass import mean_auroc
 from cxrmonai.networks import Classifier, load_classifier
 from cxrmonai.transforms.batch import Batch
 
@@ -63,12 +62,7 @@ class MeanAuroc(Metric):
     def compute(self) -> float:
         """0–1; NaN where no class has both."""
         scores, truth = torch.cat(self._scores).numpy(), torch.cat(self._targets).numpy()
-        if self.kind == "multiclass":
-            truth = one_hot(class_numbers(truth[:, 0], scores.shape[1]), scores.shape[1])
-        finite = np.isfinite(scores).all()
-        areas = np.atleast_1d(auroc(truth, scores)) if finite else np.full(1, np.nan)
-        known = areas[~np.isnan(areas)]
-        return float(known.mean()) if len(known) else float("nan")
+        return mean_auroc(truth, scores, self.kind) if np.isfinite(scores).all() else float("nan")
 
 
 def predict(
@@ -211,18 +205,13 @@ def finish_classifier(
     if distributed.rank() != 0:
         return
     path = Path(ckpt_dir) / BEST
-    network = load_classifier(path).to(device)
+    network, points = choose_operating_points(ckpt_dir, data_file, task, transform, device, rule)
     store = Store(data_file)
-    rows = {split: np.flatnonzero(store.column("split") == split) for split in ("val", "test")}
-    points = None
-    if len(rows["val"]):
-        probability = predict(network, data_file, rows["val"], transform, device)
-        points = fit_operating_points(task.truth[rows["val"]], probability, task.kind, rule)
-        write_operating_points(points, ckpt_dir)
+    rows = np.flatnonzero(store.column("split") == "test")
     lines = ["", f"Done. The classifier is {short(path)}."]
-    if len(rows["test"]):
-        probability = predict(network, data_file, rows["test"], transform, device)
-        evaluation = make_evaluation(data_file, task, rows["test"], probability, points)
+    if len(rows):
+        probability = predict(network, data_file, rows, transform, device)
+        evaluation = make_evaluation(data_file, task, rows, probability, points)
         summary = evaluation_summary(evaluation, resamples=500)
         low, high = summary["mean_auroc_ci"]
         kind = "synthetic radiographs" if store.synthetic else "radiographs"
@@ -231,3 +220,34 @@ def finish_classifier(
             f"{summary['mean_auroc']:.3f} [{low:.3f}, {high:.3f}]"
         )
     print("\n".join(lines + closing_lines(log_dir, config, path, data_file)), flush=True)
+
+
+def choose_operating_points(
+    ckpt_dir: str | os.PathLike[str],
+    data_file: str | os.PathLike[str],
+    task: Task,
+    transform: Transform,
+    device: str | torch.device,
+    rule: str = "youden",
+) -> tuple[Classifier, OperatingPoints | None]:
+    """Chooses thresholds and temperatures for a run's best classifier on the validation images, and writes them.
+
+    Args:
+        ckpt_dir: of the run; gets `operating_points.json` where there are validation images.
+        data_file: the store it ran on.
+        task: its targets.
+        transform: from stored pixels to the network's input.
+        device: where to run.
+        rule: how thresholds are chosen, see `metrics.operating_points`.
+
+    Returns:
+        The classifier on its device, and what was chosen; `None` without validation images.
+    """
+    network = load_classifier(Path(ckpt_dir) / BEST).to(device)
+    rows = np.flatnonzero(Store(data_file).column("split") == "val")
+    if not len(rows):
+        return network, None
+    probability = predict(network, data_file, rows, transform, device)
+    points = fit_operating_points(task.truth[rows], probability, task.kind, rule)
+    write_operating_points(points, ckpt_dir)
+    return network, points

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +10,13 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from cxrmonai.data.dataset import StoreDataset, store_loader
 from cxrmonai.data.table import name_list
 from cxrmonai.data.targets import make_targets
 from cxrmonai.engines.batches import PrepareBatch
+from cxrmonai.engines.linear_models import fit_logistic
 from cxrmonai.engines.monitoring import ProgressBar
 from cxrmonai.engines.parallel import amp_options
 from cxrmonai.errors import CxrError
@@ -221,18 +218,8 @@ def linear_probe(train: np.ndarray, truth: np.ndarray, held_out: np.ndarray, str
     Returns:
         (M, C) probabilities; 0.5 where the training set holds one class only.
     """
-    scaler = StandardScaler().fit(train)
-    train, held_out = scaler.transform(train), scaler.transform(held_out)
-    score = np.full((len(held_out), truth.shape[1]), 0.5)
-    for k, column in enumerate(truth.T):
-        known = ~np.isnan(column)
-        if len(np.unique(column[known])) == 2:
-            model = LogisticRegression(C=1 / strength, max_iter=1000)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(train[known], column[known])
-            score[:, k] = model.predict_proba(held_out)[:, 1]
-    return score
+    names = [str(k) for k in range(truth.shape[1])]
+    return fit_logistic(train, truth, names, c=1 / strength).probability(held_out, "multilabel")
 
 
 def knn_probe(

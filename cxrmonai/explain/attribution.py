@@ -109,7 +109,8 @@ def attribute_with_logits(
         raise CxrError(f"method {method} has no option '{unknown[0]}'; it has {', '.join(['size', 'scale', *known])}")
     if images.ndim != 4 or not images.is_floating_point():
         raise CxrError(f"images of shape {tuple(images.shape)} and type {images.dtype}: give (B, C, H, W) floats")
-    with evaluating(network):
+    with torch.inference_mode(False), evaluating(network):  # MONAI's evaluators turn it on, and gradients off for good
+        images = images.clone() if images.is_inference() else images
         raw, logits = METHODS[method](network, images, targets, **options)
     raw, logits = raw.detach().float(), logits.detach()
     if not (torch.isfinite(raw).all() and torch.isfinite(logits).all()):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from monai.transforms import Compose
 from torch import nn
 
 from cxrmonai.data.dataset import StoreDataset, store_loader
@@ -16,7 +18,8 @@ from cxrmonai.data.store import open_store
 from cxrmonai.data.table import name_list
 from cxrmonai.data.targets import match_classes
 from cxrmonai.errors import CxrError
-from cxrmonai.networks import Classifier, load_classifier
+from cxrmonai.networks import Classifier, input_of, load_classifier
+from cxrmonai.transforms import BatchEqualizeHistogramd, BatchScaleIntensityd, PreprocessBatchd, Preprocessing
 
 TRAINING = "python -m monai.bundle run --config_file bundles/supervised/configs/train.json"
 Transform = Callable[[Mapping[Any, Any]], Mapping[Any, Any]]
@@ -29,6 +32,23 @@ def trained_classifier(path: str | os.PathLike[str]) -> Classifier:
             f"{os.path.relpath(path)}: no classifier here; train one with `{TRAINING}`, or name one with --ckpt_path"
         )
     return load_classifier(path)
+
+
+def pixel_classifier(network: Classifier, image_size: int, device: str | torch.device = "cpu") -> PixelClassifier:
+    """A trained classifier with its own input: histogram equalised or not, fitted to a square, normalised.
+
+    Args:
+        network: as `networks.load_classifier` reads it.
+        image_size: edge of its input in pixels.
+        device: where to run.
+    """
+    whole = input_of(network.encoder, image_size)
+    grey = replace(whole, mean=(0.0,), std=(1.0,))
+    steps = [BatchScaleIntensityd("image"), PreprocessBatchd("image", grey)]
+    if network.settings["asked"]["equalize"]:
+        steps.insert(1, BatchEqualizeHistogramd("image"))
+    normalise = PreprocessBatchd("image", Preprocessing(image_size, mean=whole.mean, std=whole.std))
+    return PixelClassifier(network, Compose(steps), normalise, device, network.task)
 
 
 def some_rows(data_file: str | os.PathLike[str], split: str, limit: int = 0, seed: int = 0) -> np.ndarray:

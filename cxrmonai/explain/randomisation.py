@@ -132,10 +132,17 @@ def randomisation_check(
         progress: whether to show a bar.
 
     Returns:
-        For `REFERENCE` (the trained network's map of each item against that of the next with the same finding, what
-        maps have in common that show different images), and then for each part of the cascade, from the top down: its
-        name, and (M,) of each of `SIMILARITIES`.
+        For `REFERENCE` (the trained network's map of each item against that of the next with the same finding if there
+        is one, what maps have in common that show different images), and then for each part of the cascade, from the
+        top down: its name, and (M,) of each of `SIMILARITIES`.
+
+    Raises:
+        CxrError: fewer than two items.
     """
+    if len(items) < 2:
+        raise CxrError(
+            "the check by randomised parameters needs two images or more; raise check_limit, or name more classes"
+        )
     parts = len(cascade(classifier.network))
     with progress_bar("randomise", (parts + 1) * len(items), "map", progress) as bar:
 
@@ -155,11 +162,12 @@ def randomisation_check(
 
 
 def _next_of_class(classes: np.ndarray) -> np.ndarray:
-    """For each item the place of the next with the same class, the first after the last."""
-    following = np.arange(len(classes))
+    """For each item the place of the next with the same class, or of the next of all; the first after the last."""
+    following = np.roll(np.arange(len(classes)), -1)
     for each in np.unique(classes):
         places = np.flatnonzero(classes == each)
-        following[places] = np.roll(places, -1)
+        if len(places) > 1:
+            following[places] = np.roll(places, -1)
     return following
 
 

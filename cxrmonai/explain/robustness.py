@@ -62,6 +62,24 @@ def _exclusive(logits: torch.Tensor, truth: torch.Tensor, objective: str) -> tor
     return logits.masked_fill(truth == 1, -torch.inf).amax(dim=1) - (logits * truth).sum(dim=1)
 
 
+def check_radii(linf: Sequence[float], l2: Sequence[float]) -> dict[str, list[float]]:
+    """Radii for each norm that has any.
+
+    Args:
+        linf: of `Linf`, rising from 0 or more; none leaves the norm out.
+        l2: of `L2`, likewise.
+
+    Raises:
+        CxrError: they do not rise, or there are none.
+    """
+    for key, radii in (("epsilons_linf", linf), ("epsilons_l2", l2)):
+        if sorted(set(radii)) != list(radii) or (radii and min(radii) < 0):
+            raise CxrError(f"{key} {list(radii)}: must rise, from 0 or more")
+    if not (linf or l2):
+        raise CxrError("epsilons_linf and epsilons_l2 are both empty; give radii to one of them")
+    return {norm: list(radii) for norm, radii in (("Linf", linf), ("L2", l2)) if radii}
+
+
 def binary_targets(task: Task) -> np.ndarray:
     """(N, K) float32 1, 0 and NaN of each class, one against the rest for `multiclass`."""
     if task.kind == "multilabel":
@@ -93,7 +111,7 @@ def attacked_logits(
         data_file: the store.
         rows: (N,) of its images.
         target: (rows of the store, K) see `binary_targets`; what is not known is not attacked.
-        epsilons: radii for each norm, `L2` and `Linf`, rising.
+        epsilons: radii for each norm, see `check_radii`.
         objective: see `untargeted`.
         iterations: steps of an attack.
         batch_size: images a step.
@@ -102,13 +120,7 @@ def attacked_logits(
 
     Returns:
         For each norm `attack` and `noise`, (E, N, K) each.
-
-    Raises:
-        CxrError: radii that do not rise from 0 or more.
     """
-    for norm, radii in epsilons.items():
-        if sorted(set(radii)) != list(radii) or (radii and min(radii) < 0):
-            raise CxrError(f"epsilons of {norm}, {list(radii)}: must rise, from 0 or more")
     generator = torch.Generator().manual_seed(seed)
     found = {norm: {name: [[] for _ in radii] for name in KINDS} for norm, radii in epsilons.items()}
     total = len(rows) * sum(len(radii) for radii in epsilons.values())

@@ -58,8 +58,8 @@ def classification_summary(
         "negatives": (truth == 0).sum(axis=0),
     }
     return {
-        "mean_auroc": float(_mean_of_defined(columns["auroc"][None])[0]),
-        "mean_auroc_ci": _ends(_mean_of_defined(areas)[:, None])[0].tolist(),
+        "mean_auroc": float(mean_of_defined(columns["auroc"][None])[0]),
+        "mean_auroc_ci": _ends(mean_of_defined(areas)[:, None])[0].tolist(),
         "images": len(truth),
         "patients": number_groups(groups, len(truth))[1],
         "findings": {
@@ -73,7 +73,8 @@ def _ends(samples: np.ndarray) -> np.ndarray:
     return np.stack(percentile_interval(samples), axis=1)
 
 
-def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """Mean of each row of (N, C) over its numbers, (N,); NaN for a row that has none."""
     defined = ~np.isnan(values)
     count = defined.sum(axis=1)
     total = np.where(defined, values, 0.0).sum(axis=1)

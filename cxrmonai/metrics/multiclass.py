@@ -92,6 +92,21 @@ def class_numbers(truth: ArrayLike, classes: int) -> np.ndarray:
     return np.where(unknown, np.nan, np.nan_to_num(truth).argmax(axis=1))
 
 
+def mean_auroc(targets: np.ndarray, scores: np.ndarray, task: str = "multilabel") -> float:
+    """Mean AUROC over the classes that have images of both kinds, each against the rest; NaN where none has.
+
+    Args:
+        targets: (N, C) of 0, 1 and NaN (unknown), or (N, 1) class numbers for `multiclass`.
+        scores: (N, C) finite; for `multiclass` comparable between images, such as probabilities.
+        task: `multilabel` or `multiclass`.
+    """
+    if task == "multiclass":
+        targets = one_hot(class_numbers(targets[:, 0], scores.shape[1]), scores.shape[1])
+    areas = np.atleast_1d(auroc(targets, scores))
+    known = areas[~np.isnan(areas)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
 def check_classes(values: ArrayLike, classes: int, what: str = "truth") -> np.ndarray:
     """Returns class numbers as float64 (N,), NaN where unknown.
 

@@ -20,6 +20,7 @@ from cxrmonai.networks.pretext import PretextNetwork, load_pretext, pretext_like
 from cxrmonai.networks.published.report import CheckpointReport
 from cxrmonai.networks.segmenter import Segmenter, load_segmenter, make_segmenter, segmenter_like
 from cxrmonai.networks.start import build_of, starting_encoder
+from cxrmonai.networks.tuning import encoder_to_tune, usual_pooling
 
 __all__ = [
     "CheckpointReport",
@@ -38,6 +39,7 @@ __all__ = [
     "describe_checkpoint",
     "encoder",
     "encoder_stages",
+    "encoder_to_tune",
     "input_of",
     "irnet_like",
     "load_classifier",
@@ -57,4 +59,5 @@ __all__ = [
     "starting_encoder",
     "trained_size",
     "untrained_twin",
+    "usual_pooling",
 ]

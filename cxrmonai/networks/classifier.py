@@ -186,6 +186,39 @@ class Classifier(DescribedNetwork):
         logits = widened(logits)
         return logits.softmax(dim=1) if self.task == "multiclass" else logits.sigmoid()
 
+    @torch.no_grad()
+    def set_head(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        mean: torch.Tensor | None = None,
+        std: torch.Tensor | None = None,
+    ) -> Classifier:
+        """Puts a linear layer that was fitted elsewhere in place of the head.
+
+        Args:
+            weight: (K, D) float64, of features as `features` gives them, or of standardised ones.
+            bias: (K,) float64.
+            mean: (D,) that was subtracted from the features before, folded into weight and bias.
+            std: (D,) above 0 that they were divided by, likewise.
+
+        Returns:
+            This network.
+
+        Raises:
+            CxrError: a shape does not fit, or the pooling is PCAM, whose features depend on its head.
+        """
+        if self.pcam:
+            raise CxrError("pooling PCAM has no features of its own to fit a linear layer on; use another pooling")
+        if weight.shape != self.head.weight.shape or bias.shape != self.head.bias.shape:
+            shapes = tuple(self.head.weight.shape), tuple(self.head.bias.shape)
+            raise CxrError(f"a head of {tuple(weight.shape)} and {tuple(bias.shape)} does not fit one of {shapes}")
+        weight = weight.double() if std is None else weight.double() / std.double()
+        bias = bias.double() if mean is None else bias.double() - weight @ mean.double()
+        self.head.weight.copy_(weight)
+        self.head.bias.copy_(bias)
+        return self
+
     def freeze(self, stages: int) -> Classifier:
         """Freezes the first stages of the encoder, and none but them.
 

@@ -40,6 +40,7 @@ class JointEmbeddingNetwork(DescribedNetwork):
         predictor: width of the hidden layer of a predictor behind the head of the queries; 0 for none.
         momentum: decay of the copy of encoder and head that makes the keys, see `MomentumCopy`; 0 for none, and the
             network itself makes them, without gradients.
+        key_groups: in which the copy makes keys to remember, see `MomentumCopy.forward`.
         symmetric: whether each view is query and key in turn; else view 1 is the query, view 2 the key.
         view_count: of an image, 1 or 2; of one view, the query is its own key, for a bank to remember.
         jigsaw: whether the image is seen in pieces as well.
@@ -60,6 +61,7 @@ class JointEmbeddingNetwork(DescribedNetwork):
         hidden: int = 0,
         predictor: int = 0,
         momentum: float = 0.999,
+        key_groups: int = 2,
         symmetric: bool = False,
         view_count: int = 2,
         jigsaw: bool = False,
@@ -76,7 +78,7 @@ class JointEmbeddingNetwork(DescribedNetwork):
             raise CxrError(
                 f"jigsaw: encoder '{encoder}' takes images of one size; use one that takes any, or another method"
             )
-        self.view_count, self.symmetric = view_count, symmetric
+        self.view_count, self.symmetric, self.key_groups = view_count, symmetric, key_groups
         size = self.encoder.num_features
         self.head = projection_head(size, feature_size, head, hidden)
         self.predictor = projection_head(feature_size, feature_size, "mlp", predictor) if predictor else None
@@ -125,7 +127,7 @@ class JointEmbeddingNetwork(DescribedNetwork):
 
     def _keys(self, images: torch.Tensor) -> torch.Tensor:
         if self.momentum is not None:
-            return self.momentum(images)
+            return self.momentum(images, self.key_groups)
         with torch.no_grad():
             return self.project(images)
 

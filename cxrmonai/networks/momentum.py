@@ -9,13 +9,10 @@ from torch import nn
 
 
 class MomentumCopy(nn.Module):
-    """Exponential moving average of a network's weights and of its batch norms' statistics; it never learns itself.
+    """Exponential moving average of a network's weights, which makes the keys; it never learns itself.
 
-    It runs in evaluation mode always, so that what it makes of an image depends on no other image: batch statistics
-    cannot tell which keys were made beside a query, on one rank or many, and MoCo's shuffling is not needed (Cai et
-    al., Exponential Moving Average Normalization, CVPR 2021). The first moves are longer: the share that stays is
-    `min(decay, (1 + n) / (10 + n))` at move n, 0 at the first, so that short runs do not end with a copy of their
-    beginning.
+    Its batch norms normalise by the batch of keys in training, and keep running statistics of their own for afterwards:
+    those of the network would not fit weights that lag behind.
 
     Args:
         network: to follow; not held on to.
@@ -26,32 +23,35 @@ class MomentumCopy(nn.Module):
         super().__init__()
         self.decay = decay
         self.copy = deepcopy(network).requires_grad_(False)
-        self.register_buffer("moves", torch.zeros((), dtype=torch.long))
-        self.train(False)
 
-    def train(self, mode: bool = True) -> MomentumCopy:
-        """Stays in evaluation mode."""
-        return super().train(False)
-
-    @torch.no_grad()
     def align(self, network: nn.Module) -> None:
-        """Becomes equal to the network."""
+        """Becomes equal to the network, statistics included."""
         self.copy.load_state_dict(network.state_dict())
 
     @torch.no_grad()
     def move(self, network: nn.Module) -> None:
-        """Moves towards the network; counts, such as batch norms keep of their batches, are taken over."""
-        count = self.moves.double()
-        stays = torch.clamp((1 + count) / (10 + count), max=self.decay) * (count > 0)
-        theirs = [*network.parameters(), *network.buffers()]
-        for own, other in zip([*self.copy.parameters(), *self.copy.buffers()], theirs, strict=True):
-            if own.is_floating_point():
-                own.lerp_(other.detach(), (1 - stays).to(own.dtype))
-            else:
-                own.copy_(other)
-        self.moves += 1
+        """Moves the weights towards the network's; the statistics stay those of the keys."""
+        for own, other in zip(self.copy.parameters(), network.parameters(), strict=True):
+            own.lerp_(other, 1 - self.decay)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Whatever the network makes of it, without gradients."""
-        with torch.no_grad():
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor, groups: int = 1) -> torch.Tensor:
+        """Whatever the network makes of it, without gradients.
+
+        In MoCo a key's batch statistics betray which queries were beside it, and a query finds its key by them. Keys
+        made in smaller groups drawn at random do not share their statistics with the queries (MoCo shuffles them among
+        GPUs to the same end).
+
+        Args:
+            images: (B, …).
+            groups: how many to make in training; fewer where a group would have less than two images.
+
+        Returns:
+            (B, …), in the order of the images.
+        """
+        groups = min(groups, len(images) // 2)
+        if groups < 2 or not self.training:
             return self.copy(images)
+        order = torch.randperm(len(images), device=images.device)
+        shuffled = torch.cat([self.copy(images[part]) for part in order.chunk(groups)])
+        return shuffled[order.argsort()]

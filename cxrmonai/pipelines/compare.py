@@ -69,7 +69,7 @@ class Comparison:
             What `comparison.json` holds.
 
         Raises:
-            CxrError: the files or options cannot be used at all.
+            CxrError: the files or options cannot be used at all, or `out` holds other things under these names.
         """
         open_store(self.data_file)
         probe = LabelProbe(
@@ -80,6 +80,8 @@ class Comparison:
             print(f"[{number}/{len(self.methods)}] {method.name}", flush=True)
             result = self._one(method, probe)
             print(f"    {_told(result)}", flush=True)
+            if method.bundle is None and result["status"] != DONE:
+                raise CxrError(f"the untrained encoder cannot be probed: {result['reason']}")
             content = self._write(probe, self.methods[:number])
         return content
 
@@ -91,7 +93,7 @@ class Comparison:
         folder = self.folder(method)
         inputs = self._inputs(method)
         if _read(folder / INPUTS) != inputs:
-            shutil.rmtree(folder, ignore_errors=True)
+            _clear(folder)
             write_json(folder / INPUTS, inputs)
         result = _read(folder / RESULT)
         if result is not None and result["status"] != FAILED:
@@ -101,9 +103,7 @@ class Comparison:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 result = self._run(method, folder, probe)
-        except (
-            Exception
-        ) as error:  # one method that fails must not lose the others; it is told, and the exit code tells
+        except Exception as error:  # must not lose the other methods; it is told, and so does the exit code
             cause = user_error(error)
             status = FAILED if cause is None else REFUSED
             result = {"status": status, "reason": str(cause or f"{type(error).__name__}: {error}")}
@@ -125,7 +125,7 @@ class Comparison:
 
     def _untrained_options(self) -> dict[str, Any]:
         size = int(self.overrides["image_size"])
-        return {"image_size": size, "stem": "cifar" if size < 48 else "default"}
+        return {"image_size": size, "stem": self.overrides.get("stem", "cifar" if size < 48 else "default")}
 
     def _trained(self, method: Method, folder: Path) -> dict[str, Any]:
         done = _read(folder / TRAINED)
@@ -250,7 +250,7 @@ def comparison_table(content: Mapping[str, Any]) -> pd.DataFrame:
             part = {name: figure.get(name) for name in ("probe", "labels", "patients", "mean_auroc")}
             gains = {"gain": figure.get("gain"), "gain_low": gain_low, "gain_high": gain_high}
             lines.append({**base, **part, "low": low, "high": high, **gains})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).astype({"images_seen": "Int64", "patients": "Int64"})
 
 
 def _figures(scores: Mapping[tuple[str, float], ProbeScores], class_names: Sequence[str]) -> dict[str, Any]:
@@ -296,6 +296,20 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _clear(folder: Path) -> None:
+    """Removes a run whose inputs were others.
+
+    Raises:
+        CxrError: the folder is none of ours.
+    """
+    if not folder.exists():
+        return
+    if any(folder.iterdir()) and not (folder / INPUTS).exists():
+        raise CxrError(f"{folder}: is there already and no run of a comparison; give another --out")
+    print(f"    note: the inputs have changed since the run in {folder}; it is made anew")
+    shutil.rmtree(folder)
 
 
 def _stamp(path: str) -> list[Any]:

@@ -16,7 +16,7 @@ from monai.bundle import ConfigWorkflow
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from cxrmonai.engines.checkpointing import CHECKPOINT
+from cxrmonai.engines.checkpointing import CHECKPOINT, read_checkpoint
 from cxrmonai.errors import CxrError
 from cxrmonai.pipelines.methods import Method
 
@@ -165,13 +165,14 @@ def pretrain(method: Method, budget: Budget, folder: Path, overrides: Mapping[st
     Raises:
         CxrError: see `try_step`; or the loss is no number.
     """
+    checkpoint = folder / "models" / CHECKPOINT
     values = {
         **overrides,
         "ckpt_dir": str(folder / "models"),
         "output_dir": str(folder / "eval"),
         "max_epochs": budget.epochs,
         "train::trainer::epoch_length": budget.steps,
-        "resume": (folder / "models" / CHECKPOINT).exists(),
+        "resume": checkpoint.exists() and read_checkpoint(checkpoint)["state"]["epoch"] < budget.epochs,
     }
     workflow = _workflow(method, values, budget.steps)
     workflow.run()

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from cxrmonai.report.figures import DPI
 
 MARKERS = ("o", "s", "^", "D", "v")
+NAMES = {"linear": "Linear", "knn": "kNN"}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
@@ -52,11 +53,11 @@ def comparison_figure(table: pd.DataFrame, title: str) -> Figure:
         axes.axvline(0.5, color="0.6", linewidth=0.9, linestyle=(0, (4, 3)))
         names = [f"{name} (collapsed)" if name in collapsed else name for name in order]
         axes.set_yticks(range(len(order)), names)
-        axes.set(title=f"{probe} probe", xlabel="mean AUROC, 95 % interval by patient")
+        axes.set(title=f"{NAMES.get(probe, probe)} probe", xlabel="mean AUROC, 95 % interval by patient")
         axes.grid(axis="y", color="0.92")
-    panels[0].legend(loc="best", fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(fractions), fontsize=8)
     notes = [f"{row.method}: {row.reason}" for row in without.itertuples()]
-    figure.suptitle(title)
+    figure.suptitle(title, x=0.02, ha="left")
     if notes:
         figure.supxlabel(
             "\n".join(note if len(note) < 130 else note[:127] + "…" for note in notes), fontsize=7, ha="left", x=0.02

@@ -200,6 +200,55 @@ def reliability_curves(
     return figure
 
 
+def label_efficiency_curves(rows: Sequence[Mapping[str, Any]], synthetic: bool = False) -> Figure:
+    """AUROC against the fraction of the labels, one panel for the mean and one for each finding, a line an encoder.
+
+    Whiskers are the 95 % interval over test patients, the faint bar behind a point reaches over the draws.
+
+    Args:
+        rows: `fractions` of `cxrmonai.metrics.label_efficiency`.
+        synthetic: whether the images are a phantom, which the figure then says.
+
+    Raises:
+        CxrError: no row.
+    """
+    if not rows:
+        raise CxrError("there is no fraction of the labels to draw; give one")
+    findings = list(dict.fromkeys(row["finding"] for row in rows))
+    findings = findings[1:] if len(findings) == 2 else findings  # of one finding the mean says the same
+    encoders = list(dict.fromkeys(row["encoder"] for row in rows))
+    fractions = sorted({row["fraction"] for row in rows})
+    figure, panels = _panels(len(findings))
+    for axes, finding in zip(panels, findings, strict=True):
+        lowest = 0.5
+        for index, encoder in enumerate(encoders):
+            own = [row for row in rows if row["finding"] == finding and row["encoder"] == encoder]
+            colour = _PALETTE[index % len(_PALETTE)]
+            x = np.array([row["fraction"] for row in own]) * 1.04 ** (index - (len(encoders) - 1) / 2)
+            value, low, high = (np.array([row[key] for row in own], float) for key in ("auroc", "low", "high"))
+            ends = [np.array([row[key] for row in own], float) for key in ("lowest", "highest")]
+            axes.vlines(x, *ends, color=colour, alpha=0.25, linewidth=6)
+            axes.vlines(x, low, high, color=colour, linewidth=1.1)
+            axes.plot(x, value, color=colour, marker=_MARKERS[index % len(_MARKERS)], label=encoder, markersize=5.5)
+            lowest = float(np.nanmin([lowest, *low, *ends[0]]))
+        axes.axhline(0.5, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.set(xscale="log", aspect="auto", ylim=(max(0.0, min(0.45, lowest - 0.03)), 1.0))
+        axes.set_xlim(fractions[0] / 1.6, fractions[-1] * 1.6)
+        axes.set_xticks(fractions, [f"{100 * fraction:.4g} %" for fraction in fractions])
+        axes.set_xticks([], minor=True)
+        ticks = [tick / 10 for tick in range(11) if tick / 10 >= axes.get_ylim()[0]]
+        axes.set_yticks(ticks, [f"{tick:.1f}" for tick in ticks])
+        axes.tick_params(labelleft=True, labelbottom=True)
+        axes.set_title(finding, fontsize=12, color=_INK, fontweight="bold", loc="left", parse_math=False)
+    if len(encoders) > 1:
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(encoders), frameon=False, fontsize=11)
+    figure.supxlabel("Share of the labelled training patients", fontsize=12, color=_INK)
+    title = "AUROC on synthetic test patients" if synthetic else "AUROC on test patients"
+    figure.supylabel(f"{title}, 95 % interval", fontsize=12, color=_INK)
+    return figure
+
+
 def confusion_figure(matrix: ArrayLike, class_names: Sequence[str]) -> Figure:
     """Confusion matrix: counts in each cell, shaded by the share of the true class.
 

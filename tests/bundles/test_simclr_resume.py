@@ -5,16 +5,12 @@ import json
 import pytest
 import torch
 from bundle_runs import REPOSITORY, SMALL
-from ignite.engine import Events
 from monai.bundle import create_workflow
+from resuming import break_off, checkpoint, same
 
 from cxrmonai.errors import user_error
 
 CONFIG = REPOSITORY / "bundles/simclr/configs/train.json"
-
-
-class BrokenOff(Exception):  # noqa: N818 - stands for a kill
-    pass
 
 
 def workflow(folder, store, **overrides):
@@ -24,33 +20,6 @@ def workflow(folder, store, **overrides):
     )
     made.initialize()
     return made
-
-
-def causes(error):
-    found = []
-    while error is not None:
-        found.append(type(error))
-        error = error.__cause__ or error.__context__
-    return found
-
-
-def checkpoint(folder):
-    return torch.load(folder / "checkpoint.pt", weights_only=True)
-
-
-def same(left, right, path=""):
-    if isinstance(left, torch.Tensor):
-        assert torch.equal(left, right), path
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys(), path
-        for key in left:
-            same(left[key], right[key], f"{path}/{key}")
-    elif isinstance(left, (list, tuple)):
-        assert len(left) == len(right), path
-        for k, pair in enumerate(zip(left, right, strict=True)):
-            same(*pair, f"{path}/{k}")
-    else:
-        assert left == right, path
 
 
 @pytest.mark.slow
@@ -63,17 +32,7 @@ def test_resumed_equals_uninterrupted(tmp_path, small_phantom, overrides):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     workflow(whole, small_phantom, **overrides).run()
 
-    first = workflow(parts, small_phantom, **overrides)
-    trainer = first.parser.get_parsed_content("train::trainer")
-    length = trainer.state.epoch_length
-
-    def break_off(engine):
-        raise BrokenOff
-
-    trainer.add_event_handler(Events.ITERATION_STARTED(once=2 * length + 2), break_off)
-    with pytest.raises(Exception) as broken:  # noqa: PT011 - MONAI wraps what an expression raises
-        first.run()
-    assert BrokenOff in causes(broken.value)
+    break_off(workflow(parts, small_phantom, **overrides), epoch=3, step=2)
     assert checkpoint(parts)["state"]["epoch"] == 2
     workflow(parts, small_phantom, resume=True, **overrides).run()
 

@@ -48,6 +48,7 @@ def test_tensorboard_holds_curves_and_views(events):
     assert {"train/images_per_second", "validation/val_loss", "validation/val_contrastive_accuracy"} <= scalars
     assert len(events.Scalars("probe/mean_auroc")) == SMALL["max_epochs"]
     assert {"train/loss", "train/learning_rate", "train/contrastive_accuracy"} <= scalars
+    assert {"embedding/spread", "embedding/effective_rank"} <= scalars
     image = events.Images("views")[0]
     assert (image.width, image.height) == (2 * SIZE, 8 * SIZE)
 

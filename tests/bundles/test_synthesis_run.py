@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bundle_runs import REPOSITORY, bundle, error_lines
+from bundle_runs import REPOSITORY
 from monai.bundle import create_workflow
 from PIL import Image
 
 from cxrmonai.data.store import open_store
 from cxrmonai.data.tasks import make_task
 from cxrmonai.engines import predict
+from cxrmonai.errors import CxrError, user_error
 from cxrmonai.metrics import auroc
 from cxrmonai.networks import Classifier, load_classifier
 from cxrmonai.transforms import BatchNormalized, BatchResized, BatchScaleIntensityd
@@ -129,16 +131,26 @@ def test_faithfulness_writes_both_tests(small_phantom, weights, tmp_path, method
 
 
 def test_classes_that_are_named_are_tested_alone(small_phantom, weights, tmp_path):
-    options = {"split": "all", "limit": 2, "check_limit": 1, "steps": 2, "resamples": 100, "classes": "Effusion"}
+    options = {"split": "all", "limit": 2, "check_limit": 2, "steps": 2, "resamples": 100, "classes": "Effusion"}
     metrics = run("faithfulness", small_phantom, weights, tmp_path, method="saliency", **options)
     assert list(metrics["curves"]["findings"]) == ["Pleural Effusion"]
 
 
-@pytest.mark.slow
-def test_without_a_classifier_the_way_to_one_is_told(small_phantom, tmp_path):
-    options = {"data_file": small_phantom, "device": "cpu", "output_dir": tmp_path / "out"}
-    moved = {"ckpt_path": f"$'{tmp_path}/model.pt'"}
-    made = bundle(FOLDER / "configs/maximize.json", tmp_path, **options, **moved)
-    (line,) = error_lines(made)
-    assert "no classifier here; train one with `python -m monai.bundle run" in line
+@pytest.mark.parametrize("config", ["maximize", "robustness", "faithfulness"])
+def test_without_a_classifier_the_way_to_one_is_told(small_phantom, tmp_path, config):
+    with pytest.raises((RuntimeError, CxrError)) as raised:
+        run(config, small_phantom, f"${str(tmp_path / 'model.pt')!r}", tmp_path / "out")
+    told = str(user_error(raised.value))
+    assert "train one with `python -m monai.bundle run --config_file bundles/supervised/configs/train.json`" in told
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("config", ["maximize", "robustness", "faithfulness"])
+def test_configs_are_short_and_every_key_is_used(config):
+    text = (FOLDER / f"configs/{config}.json").read_text()
+    assert [words for words in re.findall(r'"(\$[^"]*)"', text) if len(words) > 160] == []
+    plain = (str, int, float, bool, type(None), list)
+    kept = ("imports", "initialize", "run")
+    keys = [key for key, value in json.loads(text).items() if isinstance(value, plain) and key not in kept]
+    assert len(keys) > 15
+    assert [key for key in keys if not re.search(rf"@{key}\b", text)] == []

@@ -15,7 +15,7 @@ from cxrmonai.data.table import make_table
 from cxrmonai.data.tasks import Task, make_task
 from cxrmonai.engines import extract_features
 from cxrmonai.errors import CxrError
-from cxrmonai.explain.robustness import attacked_logits, binary_targets, robustness_summary, untargeted
+from cxrmonai.explain.robustness import attacked_logits, binary_targets, check_radii, robustness_summary, untargeted
 
 SIZE, COUNT = 8, 60
 
@@ -138,10 +138,13 @@ def test_objectives_of_exclusive_classes(objective):
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_faults(mid_grey_store):
-    classifier, task = single(np.ones((SIZE, SIZE)), mid_grey_store)
+def test_faults():
+    classifier = linear(np.ones((1, SIZE, SIZE)))
     for radii in ([0.1, 0.05], [-0.1], [0.1, 0.1]):
         with pytest.raises(CxrError, match="must rise"):
-            attacked_logits(classifier, mid_grey_store, np.arange(2), task.targets, {"L2": radii})
+            check_radii([0], radii)
+    with pytest.raises(CxrError, match="both empty"):
+        check_radii([], [])
+    assert check_radii([0, 1], []) == {"Linf": [0, 1]}
     with pytest.raises(CxrError, match="objective 'hinge'"):
         untargeted(classifier, torch.zeros(1, 1), "hinge")

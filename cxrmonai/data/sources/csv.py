@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cxrmonai.data.reading import ids_from_paths
@@ -13,14 +14,17 @@ from cxrmonai.data.sources.tables import kept_columns, named_table, read_csv, re
 from cxrmonai.data.table import MASK_COLUMNS, make_table, name_list, parse_age, parse_labels, parse_sex, parse_split
 from cxrmonai.errors import CxrError
 
-ABOUT = "any table with one row per image and a column of paths"
-NEEDS = ("the table, named with --table", "the images that it names")
+ABOUT = "any table, or one for each split, with one row per image and a column of paths"
+NEEDS = ("the table, named with --table; or --train_csv, --val_csv and --test_csv", "the images that they name")
 WHERE = ""
 
 
 def load(
     root: Path,
-    table: str,
+    table: str | None = None,
+    train_csv: str | None = None,
+    val_csv: str | None = None,
+    test_csv: str | None = None,
     path_column: str = "image",
     class_columns: str | Sequence[str] | None = None,
     id_column: str | None = None,
@@ -34,11 +38,14 @@ def load(
     keep_columns: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> Collection:
-    """Reads the table; only `table` and `path_column` are needed.
+    """Reads the table, or one for each split; only these and `path_column` are needed.
 
     Args:
         root: folder that the paths are relative to.
         table: CSV file, as a path from here or below the root.
+        train_csv: CSV file of the training images, in place of one table of all; likewise.
+        val_csv: CSV file of the validation images; without it some training patients are taken.
+        test_csv: CSV file of the test images.
         path_column: column of image paths.
         class_columns: findings, as `A,B,C`; cells are 1, 0, -1 (uncertain) or blank (unknown).
         id_column: image ids; by default made from the paths.
@@ -47,7 +54,7 @@ def load(
         view_column: view positions (PA, AP, LATERAL, …).
         age_column: ages in years, or as `058Y`.
         sex_column: F and M, or words.
-        split_column: train, val, test; taken as it is, or drawn by patient without it.
+        split_column: train, val, test; taken as it is, or drawn by patient without it; only with one table.
         mask_column: one or several columns of mask paths; a mask is named by its column.
         keep_columns: further columns to keep as they are, such as a grade or a site.
         seed: of the split.
@@ -56,10 +63,11 @@ def load(
         The collection.
 
     Raises:
-        CxrError: the table or a column is missing, or a cell holds what its column cannot.
+        CxrError: a table or a column is missing, a cell holds what its column cannot, or an image or a patient is in
+            the tables of two splits.
     """
-    file = named_table(root, table)
-    rows = read_csv(file)
+    by_split = {"train": train_csv, "val": val_csv, "test": test_csv}
+    parts = _parts(root, table, {split: name for split, name in by_split.items() if name is not None}, split_column)
     named = {
         "image": path_column,
         "image_id": id_column,
@@ -72,18 +80,26 @@ def load(
     }
     used = {name: str(column) for name, column in named.items() if column is not None}
     classes, masks = name_list(class_columns), name_list(mask_column)
-    require_columns(rows, [*used.values(), *classes, *masks], file)
+    kept = name_list(keep_columns)
+    for file, part, _ in parts:
+        require_columns(part, [*used.values(), *classes, *masks, *kept], file)
+        blank = part[path_column].str.strip() == ""
+        if blank.any():
+            raise CxrError(
+                f"{file}: column '{path_column}' is blank in {int(blank.sum())} row(s); leave these rows out"
+            )
+    _check_images([(file, part[path_column].str.strip()) for file, part, _ in parts])
+    file, rows = parts[0][0], pd.concat([part for _, part, _ in parts], ignore_index=True)
     columns = {name: rows[column].str.strip() for name, column in used.items()}
-    blank = columns["image"] == ""
-    if blank.any():
-        raise CxrError(f"{file}: column '{path_column}' is blank in {int(blank.sum())} row(s); leave these rows out")
     if "image_id" not in columns:
         columns["image_id"] = pd.Series(ids_from_paths(columns["image"].tolist()))
     for name, parse in (("age", parse_age), ("sex", parse_sex)):
         if name in columns:
             columns[name] = pd.Series(parse(columns[name]))
-    columns |= kept_columns(rows, name_list(keep_columns), file)
+    columns |= kept_columns(rows, kept, file)
     split = parse_split(columns.pop("split")) if "split" in columns else None
+    if parts[0][2]:
+        split = np.concatenate([np.full(len(part), name, dtype=object) for _, part, name in parts])
     labels = parse_labels(rows, classes) if classes else None
     contents = make_table(columns, labels)
     notes: list[str] = []
@@ -91,6 +107,32 @@ def load(
         contents["split"] = split
     contents = with_splits(contents, seed, split is not None, notes)
     return Collection("csv", root, contents, classes, masks=_masks(rows, contents["image_id"], masks), notes=notes)
+
+
+def _parts(
+    root: Path, table: str | None, by_split: Mapping[str, str], split_column: str | None
+) -> list[tuple[Path, pd.DataFrame, str]]:
+    """The tables with their files, and the split of each; an empty one where there is one table of all."""
+    if (table is None) == (not by_split):
+        raise CxrError("source 'csv' needs --table, or --train_csv with --val_csv and --test_csv; one of the two")
+    if table is not None:
+        file = named_table(root, table)
+        return [(file, read_csv(file), "")]
+    if "train" not in by_split:
+        raise CxrError(f"--{next(iter(by_split))}_csv is given without --train_csv; name the table of training images")
+    if split_column is not None:
+        raise CxrError("--split_column does not go with --train_csv: each table is one split; leave one of them out")
+    return [(named_table(root, name), read_csv(named_table(root, name)), split) for split, name in by_split.items()]
+
+
+def _check_images(paths: Sequence[tuple[Path, pd.Series]]) -> None:
+    """No image may stand in the tables of two splits."""
+    seen: dict[str, Path] = {}
+    for file, column in paths:
+        for path in column:
+            if path in seen:
+                raise CxrError(f"{seen[path]} and {file} both name {path}; an image belongs to one split")
+        seen.update(dict.fromkeys(column, file))
 
 
 def _masks(rows: pd.DataFrame, image_ids: pd.Series, columns: list[str]) -> pd.DataFrame:
