@@ -207,6 +207,60 @@ def delong(first: str, second: str, out: str | None = None) -> int:
     return 0
 
 
+def compare(
+    data_file: str,
+    probe_file: str,
+    images_seen: int,
+    out: str,
+    methods: str = "all",
+    encoder: str = "resnet18",
+    image_size: int = 64,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    labels: str = "0.01,0.1,1",
+    draws: int = 5,
+    classes: str | None = None,
+    policy: str = "ignore",
+    resamples: int = 1000,
+    bundles: str | None = None,
+) -> int:
+    """Pretrains by every method for the same number of images seen, and probes them all on the same labels.
+
+    The same command goes on where it was broken off, and runs nothing twice whose inputs are unchanged. The exit code
+    is 3 where a method failed of itself; one that the data cannot serve is listed with its reason.
+
+    Args:
+        data_file: store to pretrain on; labels are not needed.
+        probe_file: store with findings, training and test patients.
+        images_seen: by the encoders of each method: each view, each image of a pair, each pass of a momentum encoder.
+        out: folder for comparison.json, .csv and .png, and the runs.
+        methods: all, or names as A,B; docs/pretraining.md lists them.
+        encoder: any timm name.
+        image_size: edge of the input in pixels.
+        batch_size: images a step, or pairs, for all methods; by default each has its own.
+        seed: of weights, order, views, draws of patients and resamples.
+        device: cpu, cuda or cuda:N; a GPU where there is one.
+        labels: fractions of the training patients to probe with.
+        draws: of each fraction below 1; their mean is given.
+        classes: findings to probe for, as A,B; all by default.
+        policy: what uncertain labels count as.
+        resamples: of the bootstrap over test patients.
+        bundles: folder of the bundles, where it is not here.
+    """
+    from cxrmonai.pipelines.compare import compare_methods, warn_of_failures
+
+    overrides = {"encoder": encoder, "image_size": image_size, "seed": seed}
+    overrides |= {} if batch_size is None else {"batch_size": batch_size}
+    fractions = labels if isinstance(labels, (list, tuple)) else str(labels).split(",")
+    probe = {"draws": draws, "classes": classes, "policy": policy, "resamples": resamples, "fractions": fractions}
+    content = compare_methods(
+        str(data_file), str(probe_file), methods, images_seen, str(out), overrides, probe, device, bundles
+    )
+    print(f"{out}/comparison.json, .csv and .png: {len(content['methods'])} methods")
+    return SOME_SKIPPED if warn_of_failures(content) else 0
+
+
 def phantom(
     out: str | None = None,
     patients: int = 600,
@@ -285,6 +339,39 @@ def board(*folders: str, port: int = 6006) -> int:
     return 0
 
 
+def dicom_out(
+    root: str,
+    out: str,
+    masks: str | None = None,
+    heatmaps: str | None = None,
+    seg: bool = False,
+    sc: bool = False,
+    findings: str | None = None,
+    crosswalk: str | None = None,
+) -> int:
+    """Writes masks and heatmaps as DICOM that refers to the radiographs' studies: segmentations, overlays, or both.
+
+    The exit code is 3 where nothing could be made of some images.
+
+    Args:
+        root: folder of the DICOM files that the masks or maps were made from.
+        out: folder to write to.
+        masks: mask file in CheXlocalize's layout, masks.json.
+        heatmaps: heatmaps.h5 of the bundle cam_localization; only overlays use it.
+        seg: write a DICOM SEG for each image, IMAGE.seg.dcm.
+        sc: write a Secondary Capture for each image and finding, IMAGE_FINDING.sc.dcm, with the overlay burnt in.
+        findings: as A,B; all by default.
+        crosswalk: the CSV of `prepare --crosswalk`, where the ids are pseudonyms.
+    """
+    from cxrmonai.explain.dicom_export import export_dicom
+
+    made = export_dicom(str(root), str(out), masks, heatmaps, seg, sc, findings, crosswalk)
+    print(f"{out}: {made.segmentations} segmentations, {made.captures} secondary captures, {len(made.skipped)} skipped")
+    for image_id, reason in made.skipped:
+        print(f"skipped {image_id}: {reason}", file=sys.stderr)
+    return SOME_SKIPPED if made.skipped else 0
+
+
 def check(config_file: str, **overrides: Any) -> int:
     """Checks a bundle's config and overrides without running it; one line per fault.
 
@@ -311,9 +398,11 @@ COMMANDS = {
     "info": info,
     "encoder": encoder,
     "delong": delong,
+    "compare": compare,
     "phantom": phantom,
     "export": export,
     "board": board,
+    "dicom-out": dicom_out,
     "check": check,
     "version": version,
 }

@@ -45,8 +45,8 @@ def list_radiographs(path: str | os.PathLike[str]) -> list[dict[str, str]]:
 class FileDataset(Dataset):
     """Items that a transform reads from files; a file that cannot be read is reported and does not stop the others.
 
-    A batch is `image` (B, …), `image_id` (B texts) and `skipped` (pairs of path and reason); B counts the readable
-    ones.
+    A batch is `image` (B, …), `image_id` (B texts), `shape` (B pairs of the files' own height and width, where the
+    transform leaves them as `image_shape`) and `skipped` (pairs of path and reason); B counts the readable ones.
 
     Args:
         items: from `list_radiographs`.
@@ -81,15 +81,17 @@ class FileDataset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         """A batch of the items that can be read."""
-        images, ids, skipped = [], [], []
+        images, ids, shapes, skipped = [], [], [], []
         for index in indices:
             try:
-                images.append(self[index]["image"])
+                item = self[index]
+                images.append(item["image"])
+                shapes.append(item.get("image_shape"))
                 ids.append(self.items[index]["image_id"])
             except CxrError as error:
                 skipped.append((self.items[index]["image"], str(error)))
         batch = torch.stack(images) if images else torch.empty((0, *self.shape))
-        return {"image": batch, "image_id": ids, "skipped": skipped}
+        return {"image": batch, "image_id": ids, "shape": shapes, "skipped": skipped}
 
 
 __all__ = ["FileDataset", "as_it_is", "list_radiographs"]

@@ -40,6 +40,7 @@ class SegmentationDataset(StoreDataset):
         fold: which turn of a cross-validation, see `splits.fold_splits`.
         folds: of the cross-validation; 0 takes the store's own split.
         keep_masks: see `StoreDataset`.
+        need_masks: whether images without any mask of the classes are left out.
 
     Attributes:
         from_expert: (N,) bool, whose masks each item has.
@@ -61,6 +62,7 @@ class SegmentationDataset(StoreDataset):
         fold: int = 0,
         folds: int = 0,
         keep_masks: bool = True,
+        need_masks: bool = True,
     ) -> None:
         if supervision not in SUPERVISIONS:
             raise CxrError(f"supervision '{supervision}': known are {', '.join(SUPERVISIONS)}")
@@ -68,7 +70,11 @@ class SegmentationDataset(StoreDataset):
         rows = split_rows(store, split, fold, folds, seed)
         expert, known = np.zeros(0, np.int64), np.zeros((0, len(names)), bool)
         if supervision != "weak":
-            expert, known = _expert_rows(store, names, rows, split, expert_masks, seed)
+            known = _expert_masks(store, names, rows, expert_masks, seed)
+            kept = known.any(axis=1) | (not need_masks)
+            if not kept.any():
+                raise CxrError(f"{path}: no image of the split {split} has a mask of {', '.join(names)}")
+            expert, known = rows[kept], known[kept]
         self._pseudo, pseudo = None, np.zeros(0, np.int64)
         if supervision != "full":
             self._pseudo, pseudo = _pseudo_rows(store, names, rows, pseudo_masks)
@@ -166,10 +172,8 @@ def _present(store: Store, rows: np.ndarray, bit: int) -> np.ndarray:
     return present
 
 
-def _expert_rows(
-    store: Store, names: list[str], rows: np.ndarray, split: str, number: int | None, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows whose masks are used, and (N, K) which of them."""
+def _expert_masks(store: Store, names: list[str], rows: np.ndarray, number: int | None, seed: int) -> np.ndarray:
+    """(N, K) bool: which masks of the store are used for some rows."""
     bits = np.array(mask_places(store, names), np.uint32)
     flags = store.mask_flags_of(rows)
     known = (flags[:, None] >> bits) & 1 == 1
@@ -181,10 +185,7 @@ def _expert_rows(
         for k in range(len(names)):
             drawn[random.permutation(np.flatnonzero(present[:, k]))[:number], k] = True
         known &= drawn.any(axis=1)[:, None] & (drawn | ~present)
-    kept = known.any(axis=1)
-    if not kept.any():
-        raise CxrError(f"{store.path}: no image of the split {split} has a mask of {', '.join(names)}")
-    return rows[kept], known[kept]
+    return known
 
 
 def _pseudo_rows(

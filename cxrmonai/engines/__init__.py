@@ -20,7 +20,16 @@ from cxrmonai.engines.probe import FeatureCollector, Probe, ProbeResult, extract
 from cxrmonai.engines.range_test import find_learning_rate
 from cxrmonai.engines.remembering import UpdateLoss
 from cxrmonai.engines.scheduling import StepSchedule
-from cxrmonai.engines.seeding import EpochSeed, seed_everything
+from cxrmonai.engines.seeding import EpochSeed, SetEpoch, seed_everything
+from cxrmonai.engines.segmentation import (
+    MaskPictures,
+    MaskScorer,
+    MaskWriter,
+    MeanOverlap,
+    finish_segmenter,
+    read_thresholds,
+    tune_thresholds,
+)
 from cxrmonai.engines.writers import EmbeddingWriter, PredictionWriter
 
 __all__ = [
@@ -29,13 +38,18 @@ __all__ = [
     "EmbeddingWriter",
     "EpochSeed",
     "FeatureCollector",
+    "MaskPictures",
+    "MaskScorer",
+    "MaskWriter",
     "MeanAuroc",
+    "MeanOverlap",
     "PredictionWriter",
     "PrepareBatch",
     "Probe",
     "ProbeCurve",
     "ProbeResult",
     "ProgressBar",
+    "SetEpoch",
     "StepSchedule",
     "StopOnNonFinite",
     "TensorBoardLog",
@@ -47,6 +61,7 @@ __all__ = [
     "extract_features",
     "find_learning_rate",
     "finish_classifier",
+    "finish_segmenter",
     "make_evaluation",
     "make_optimizer",
     "make_probe",
@@ -54,7 +69,9 @@ __all__ = [
     "predict",
     "probabilities",
     "read_operating_points",
+    "read_thresholds",
     "seed_everything",
     "summarise",
     "summary_writer",
+    "tune_thresholds",
 ]

@@ -48,6 +48,28 @@ class EpochSeed:
             seed_everything(int(base[0]))
 
 
+class SetEpoch:
+    """Tells those who draw by the epoch which one begins.
+
+    Args:
+        items: what has a `set_epoch` is told; the others are passed over, so that a config can name its parts whatever
+            they are.
+    """
+
+    def __init__(self, items: Sequence[object]) -> None:
+        self.items = [item for item in items if hasattr(item, "set_epoch")]
+
+    def attach(self, engine: Engine) -> None:
+        """Attaches to the start of an epoch, before its first batch."""
+        if self.items:
+            engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Tells the engine's current epoch."""
+        for item in self.items:
+            item.set_epoch(engine.state.epoch)
+
+
 def seed_everything(seed: int) -> None:
     """Seeds Python, NumPy and PyTorch."""
     random.seed(seed)

@@ -17,6 +17,7 @@ from scipy.integrate import trapezoid
 from torch import nn
 
 from cxrmonai.errors import CxrError
+from cxrmonai.explain.attribution import attribute, check_method
 from cxrmonai.explain.pixels import PixelClassifier
 from cxrmonai.metrics import bootstrap_sums, percentile_interval
 from cxrmonai.progress import progress_bar
@@ -148,6 +149,20 @@ def positive_items(target: np.ndarray, rows: np.ndarray, classes: Sequence[int],
     if not sum(counts):
         raise CxrError("no image of the split shows any of the findings; choose another split or other classes")
     return Items(np.concatenate(chosen), np.repeat(np.asarray(classes), counts))
+
+
+def method_maps(method: str) -> Maps:
+    """Maps of a method of `explain.attribute`, for one finding: network, its input, finding → (B, S, S), 0–1.
+
+    Raises:
+        CxrError: an unknown method.
+    """
+    check_method(method)
+
+    def maps_of(network: nn.Module, images: torch.Tensor, finding: int) -> torch.Tensor:
+        return attribute(network, images, [finding], method)[:, 0]
+
+    return maps_of
 
 
 def item_maps(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,41 @@ import torch.nn.functional as F
 from torch import nn
 
 from cxrmonai.data.dataset import StoreDataset, store_loader
+from cxrmonai.data.store import open_store
+from cxrmonai.data.table import name_list
+from cxrmonai.data.targets import match_classes
+from cxrmonai.errors import CxrError
+from cxrmonai.networks import Classifier, load_classifier
 
+TRAINING = "python -m monai.bundle run --config_file bundles/supervised/configs/train.json"
 Transform = Callable[[Mapping[Any, Any]], Mapping[Any, Any]]
+
+
+def trained_classifier(path: str | os.PathLike[str]) -> Classifier:
+    """Reads a classifier, and says how to train one where there is none; otherwise as `networks.load_classifier`."""
+    if not os.path.exists(path):
+        raise CxrError(
+            f"{os.path.relpath(path)}: no classifier here; train one with `{TRAINING}`, or name one with --ckpt_path"
+        )
+    return load_classifier(path)
+
+
+def some_rows(data_file: str | os.PathLike[str], split: str, limit: int = 0, seed: int = 0) -> np.ndarray:
+    """Rows of a split in order, at most `limit` of them drawn with the seed; 0 for all."""
+    rows = open_store(data_file).rows(split)
+    if not limit or len(rows) <= limit:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
+
+
+def class_places(class_names: Sequence[str], classes: str | Sequence[str] | None) -> list[int]:
+    """Places of classes, `A,B` or a list in any spelling, among a classifier's; all where none is named.
+
+    Raises:
+        CxrError: a class that the classifier does not have.
+    """
+    names = name_list(classes)
+    return match_classes(names, class_names) if names else list(range(len(class_names)))
 
 
 class PixelClassifier:

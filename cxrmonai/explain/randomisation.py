@@ -23,6 +23,7 @@ from cxrmonai.networks import Classifier, encoder, encoder_stages
 from cxrmonai.progress import progress_bar
 
 SIMILARITIES = ("spearman", "ssim")
+REFERENCE = "other images"
 
 
 def untrained_like(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -131,7 +132,7 @@ def randomisation_check(
         progress: whether to show a bar.
 
     Returns:
-        For `other images` (the trained network's map of each item against that of the next with the same finding, what
+        For `REFERENCE` (the trained network's map of each item against that of the next with the same finding, what
         maps have in common that show different images), and then for each part of the cascade, from the top down: its
         name, and (M,) of each of `SIMILARITIES`.
     """
@@ -147,7 +148,7 @@ def randomisation_check(
             return np.stack(found)
 
         trained = every(classifier.network)
-        rows = [("other images", _compared(trained, trained[_next_of_class(items.classes)]))]
+        rows = [(REFERENCE, _compared(trained, trained[_next_of_class(items.classes)]))]
         for label, network in randomised(classifier.network, untrained.to(classifier.device).eval()):
             rows.append((label, _compared(trained, every(network))))
     return rows

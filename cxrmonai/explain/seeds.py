@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from cxrmonai.data.store import open_store
 from cxrmonai.errors import CxrError
-from cxrmonai.explain.pixels import PixelClassifier
+from cxrmonai.explain.pixels import PixelClassifier, some_rows
 from cxrmonai.transforms.batch import gaussian_blur, resize
 
 STARTS = ("gaussian", "image", "noise")
@@ -102,12 +102,10 @@ def start_images(
         return next(classifier.batches(data_file, np.array([image_row(data_file, image_id, row)])))
     if image_id is not None or row is not None:
         raise CxrError(f"image_id and row name an image of the store, but start is {start}; give --start image as well")
-    rows = open_store(data_file).rows(split)
     if start == "noise":
-        shape = next(classifier.batches(data_file, rows[:1])).shape[1:]
+        shape = next(classifier.batches(data_file, np.zeros(1, int))).shape[1:]
         return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed)).to(classifier.device)
-    if len(rows) > limit:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
+    rows = some_rows(data_file, split, limit, seed)
     fitted = GaussianImages(classifier.batches(data_file, rows), shrink)
     return fitted.draw(count, seed, blur).to(classifier.device)
 

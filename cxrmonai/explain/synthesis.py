@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
-from cxrmonai.data.table import name_list
-from cxrmonai.data.targets import match_classes
 from cxrmonai.errors import CxrError
-from cxrmonai.explain.ascent import Ball, ascend
-from cxrmonai.explain.pixels import PixelClassifier
+from cxrmonai.explain.ascent import Ascent, Ball, ascend
+from cxrmonai.explain.pixels import PixelClassifier, class_places
 from cxrmonai.progress import progress_bar
 from cxrmonai.transforms.batch import gaussian_blur
 
@@ -32,7 +31,7 @@ class Trajectory:
         probability: (T, B, K) of the classifier's classes.
         best: (B, S, S) the images with the highest objective.
         best_probability: (B, K).
-        best_iteration: (B,) at which step they were passed.
+        steps: (B,) at which step they were passed.
         wanted: (B, K) bool, the classes whose probability was raised.
     """
 
@@ -41,7 +40,7 @@ class Trajectory:
     probability: np.ndarray
     best: np.ndarray
     best_probability: np.ndarray
-    best_iteration: np.ndarray
+    steps: np.ndarray
     wanted: np.ndarray
 
     @property
@@ -69,12 +68,11 @@ def wanted_classes(class_names: Sequence[str], findings: str | Sequence[str] | N
     Raises:
         CxrError: a class the classifier does not have, or several that exclude each other.
     """
-    names = name_list(findings)
-    if not names:
+    if not findings:
         return np.eye(len(class_names), dtype=bool)
-    places = match_classes(names, class_names)
+    places = class_places(class_names, findings)
     if kind == "multiclass" and len(places) > 1:
-        raise CxrError(f"findings {', '.join(names)}: the classes exclude each other; name one")
+        raise CxrError(f"findings {findings}: the classes exclude each other; name one")
     wanted = np.zeros((1, len(class_names)), bool)
     wanted[0, places] = True
     return wanted
@@ -92,7 +90,8 @@ def maximise(
     jitter: int = 0,
     blur: float = 0.0,
     blur_every: int = 10,
-    frames: int = 9,
+    frames: int = 21,
+    batch_size: int = 16,
     seed: int = 0,
     progress: bool = False,
 ) -> Trajectory:
@@ -102,9 +101,9 @@ def maximise(
     of the change. Where one class is sure already, the others get the gradient.
 
     Args:
-        classifier: K classes.
-        start: (B, 1, S, S), 0–1.
-        wanted: (B, K) bool, at least one a row.
+        classifier: of K classes.
+        start: (C, 1, S, S), 0–1; each is taken for each row of `wanted`.
+        wanted: (W, K) bool, at least one a row.
         norm: of the ball about the start, `L2` or `Linf`.
         epsilon: radius of the ball.
         step_size: length of a step in that norm.
@@ -114,54 +113,85 @@ def maximise(
         blur: standard deviation in pixels of a Gaussian blur of the change; 0 for none.
         blur_every: at every how many steps the change is blurred.
         frames: how many steps are kept, evenly spread, with the first and the last.
+        batch_size: images at once.
         seed: of the jitter.
         progress: whether to show a bar.
 
     Returns:
-        The trajectory.
+        The trajectory of B = W · C images: all starts for the first row of `wanted`, then for the second, ….
 
     Raises:
         CxrError: see `Ball` and `ascend`; or a jitter as large as the image.
     """
     if not 0 <= jitter < start.shape[-1]:
         raise CxrError(f"jitter {jitter}: must be 0 to {start.shape[-1] - 1} pixels")
-    start = start.to(classifier.device)
-    goal = torch.from_numpy(wanted).to(start)
+    every = start.to(classifier.device).repeat(len(wanted), 1, 1, 1)
+    goals = np.repeat(wanted, len(start), axis=0)
+    ball = Ball(norm, epsilon)
     kept = sorted({round(step) for step in np.linspace(0, iterations, max(2, frames))})
-    images: list[torch.Tensor] = []
-    probability: list[np.ndarray] = []
-    bar = progress_bar("synthesis", iterations + 1, "step", progress)
-
-    def objective(current: torch.Tensor) -> torch.Tensor:
-        value = (classifier.log_probabilities(current) * goal).sum(dim=1)
-        return value - tv_weight * total_variation(current - start) if tv_weight else value
-
-    def watch(iteration: int, current: torch.Tensor) -> None:
-        bar.update(1)
-        if iteration in kept:
-            images.append(current.detach().clone())
-            probability.append(classifier.probabilities(current))
-
-    found = ascend(
-        objective,
-        start,
-        Ball(norm, epsilon),
-        step_size,
-        iterations,
-        view=_Jitter(jitter, seed) if jitter else None,
-        smooth=_Blur(start, blur, blur_every) if blur > 0 else None,
-        watch=watch,
-    )
-    bar.close()
+    parts: list[Trajectory] = []
+    batches = [slice(first, first + batch_size) for first in range(0, len(every), batch_size)]
+    with progress_bar("synthesis", len(batches) * (iterations + 1), "step", progress) as bar:
+        for batch in batches:
+            change = _Change(classifier, every[batch], goals[batch], kept, tv_weight, bar)
+            found = ascend(
+                change.objective,
+                every[batch],
+                ball,
+                step_size,
+                iterations,
+                view=_Jitter(jitter, seed) if jitter else None,
+                smooth=_Blur(every[batch], blur, blur_every) if blur > 0 else None,
+                watch=change.watch,
+            )
+            parts.append(change.trajectory(found))
     return Trajectory(
         kept,
-        torch.stack(images)[:, :, 0].cpu().numpy(),
-        np.stack(probability),
-        found.images[:, 0].cpu().numpy(),
-        classifier.probabilities(found.images),
-        found.steps.numpy(),
-        wanted,
+        *(np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("images", "probability")),
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("best", "best_probability", "steps")),
+        goals,
     )
+
+
+class _Change:
+    """The objective of some images, and a record of what they go through."""
+
+    def __init__(
+        self,
+        classifier: PixelClassifier,
+        start: torch.Tensor,
+        wanted: np.ndarray,
+        kept: list[int],
+        tv_weight: float,
+        bar: tqdm,
+    ) -> None:
+        self.classifier, self.start, self.wanted = classifier, start, wanted
+        self.goal = torch.from_numpy(wanted).to(start)
+        self.kept, self.tv_weight, self.bar = kept, tv_weight, bar
+        self.images: list[np.ndarray] = []
+        self.probability: list[np.ndarray] = []
+
+    def objective(self, images: torch.Tensor) -> torch.Tensor:
+        value = (self.classifier.log_probabilities(images) * self.goal).sum(dim=1)
+        return value - self.tv_weight * total_variation(images - self.start) if self.tv_weight else value
+
+    def watch(self, step: int, images: torch.Tensor) -> None:
+        self.bar.update(1)
+        if step in self.kept:
+            self.images.append(images[:, 0].cpu().numpy())
+            self.probability.append(self.classifier.probabilities(images))
+
+    def trajectory(self, found: Ascent) -> Trajectory:
+        best = found.images
+        return Trajectory(
+            self.kept,
+            np.stack(self.images),
+            np.stack(self.probability),
+            best[:, 0].cpu().numpy(),
+            self.classifier.probabilities(best),
+            found.steps.numpy(),
+            self.wanted,
+        )
 
 
 def total_variation(images: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ Definitions of the mean IoU are those of CheXlocalize (Saporta et al., Nature Ma
 
 - `dice`, `miou`: of each image, averaged over the images where prediction or truth is not empty (CheXlocalize's eval.py
   with `--true_pos_only False`); an image where nothing is and nothing was found does not count, a false alarm counts 0.
+- `miou_positive`: averaged over the images where the truth is not empty, as some versions of eval.py have it with
+  `--true_pos_only False`: a miss counts 0, a false alarm does not count.
 - `miou_true_positive`: averaged over the images where neither is empty (`--true_pos_only True`, its default), so that
   predicting nothing is not punished.
 - `miou_pooled`: intersection over union of the pixels of all images together, as CheXseg reports it.
@@ -23,7 +25,7 @@ from cxrmonai.errors import CxrError
 from cxrmonai.metrics.bootstrap import bootstrap_sums, number_groups, percentile_interval
 
 Masks = TypeVar("Masks", np.ndarray, torch.Tensor)
-MEASURES = ("dice", "miou", "miou_true_positive", "miou_pooled")
+MEASURES = ("dice", "miou", "miou_positive", "miou_true_positive", "miou_pooled")
 
 
 def mask_counts(prediction: Masks, truth: Masks) -> tuple[Masks, Masks, Masks]:
@@ -80,7 +82,7 @@ def overlap_summary(
         seed: of the bootstrap.
 
     Returns:
-        `images`, `patients`; `classes`: for each name the four `MEASURES` (see the module) with `…_ci` as [low, high],
+        `images`, `patients`; `classes`: for each name the `MEASURES` (see the module) with `…_ci` as [low, high],
         `images` (whose mask is known), `positives` (whose truth is not empty) and `predicted_positives`; and
         `mean_…` with `mean_…_ci` over the classes where a measure is defined. NaN where it is nowhere.
 
@@ -113,11 +115,27 @@ def overlap_summary(
     return summary
 
 
-def mean_dice(intersection: ArrayLike, predicted: ArrayLike, true: ArrayLike) -> float:
-    """Dice averaged over images, then over classes: what a run is judged by. Arguments as in `overlap_summary`."""
-    return float(
-        _mean(_measures(_columns(*_as_counts(intersection, predicted, true)).sum(axis=1, keepdims=True))[0])[0]
-    )
+def mean_overlap(intersection: ArrayLike, predicted: ArrayLike, true: ArrayLike, measure: str = "dice") -> float:
+    """One of the `MEASURES`, averaged over the classes: what a run is judged by.
+
+    Args:
+        intersection: see `overlap_summary`.
+        predicted: likewise.
+        true: likewise.
+        measure: its name.
+
+    Raises:
+        CxrError: an unknown measure.
+    """
+    return float(_mean(class_overlap(intersection, predicted, true, measure)[None])[0])
+
+
+def class_overlap(intersection: ArrayLike, predicted: ArrayLike, true: ArrayLike, measure: str = "dice") -> np.ndarray:
+    """(K,) one of the `MEASURES` of each class; takes and raises as `mean_overlap`."""
+    if measure not in MEASURES:
+        raise CxrError(f"measure '{measure}': known are {', '.join(MEASURES)}")
+    sums = _columns(*_as_counts(intersection, predicted, true)).sum(axis=1, keepdims=True)
+    return _measures(sums)[MEASURES.index(measure), 0]
 
 
 def _as_counts(*counts: ArrayLike) -> tuple[np.ndarray, ...]:
@@ -142,17 +160,18 @@ def _checked(
 
 
 def _columns(both: np.ndarray, size: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """(7, N, K) what sums over images make the measures: three sums with two numbers of images, I and U."""
+    """(8, N, K) what sums over images make the measures: three sums with three numbers of images, I and U."""
     dice, iou, found = image_overlap(both, size, area)
     union = size + area - both
-    parts = (dice, iou, ~np.isnan(iou), found, ~np.isnan(found), both, union)
+    parts = (dice, iou, ~np.isnan(iou), area > 0, found, ~np.isnan(found), both, union)
     return np.stack([np.nan_to_num(np.asarray(part, np.float64), nan=0.0) for part in parts])
 
 
 def _measures(sums: np.ndarray) -> np.ndarray:
-    """(7, R, K) sums → (4, R, K) in the order of `MEASURES`; NaN where nothing is defined."""
-    dice, iou, count, found, found_count, both, union = sums
-    pairs = ((dice, count), (iou, count), (found, found_count), (both, union))
+    """(8, R, K) sums → (5, R, K) in the order of `MEASURES`; NaN where nothing is defined."""
+    dice, iou, count, positive, found, found_count, both, union = sums
+    # An image whose truth is not empty but whose mask is missed adds 0 to the sum, as it adds 0 to that of `found`.
+    pairs = ((dice, count), (iou, count), (found, positive), (found, found_count), (both, union))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.stack([part / whole for part, whole in pairs])
 

@@ -2,6 +2,7 @@
 
 from cxrmonai.networks.checkpoints import (
     describe_checkpoint,
+    input_of,
     load_encoder,
     load_network,
     preprocessing,
@@ -14,8 +15,10 @@ from cxrmonai.networks.contrastive import ContrastiveNetwork
 from cxrmonai.networks.encoders import EncoderDescription, encoder
 from cxrmonai.networks.joint_embedding import EmbeddingNetwork, JointEmbeddingNetwork, PairProjector
 from cxrmonai.networks.memory import make_memories
+from cxrmonai.networks.pretext import PretextNetwork, load_pretext, pretext_like
 from cxrmonai.networks.published.report import CheckpointReport
 from cxrmonai.networks.segmenter import Segmenter, load_segmenter, make_segmenter, segmenter_like
+from cxrmonai.networks.start import build_of, starting_encoder
 
 __all__ = [
     "CheckpointReport",
@@ -25,21 +28,27 @@ __all__ = [
     "EncoderDescription",
     "JointEmbeddingNetwork",
     "PairProjector",
+    "PretextNetwork",
     "Segmenter",
+    "build_of",
     "classifier_like",
     "describe_checkpoint",
     "encoder",
     "encoder_stages",
+    "input_of",
     "load_classifier",
     "load_encoder",
     "load_network",
+    "load_pretext",
     "load_segmenter",
     "make_memories",
     "make_segmenter",
     "parameter_groups",
     "preprocessing",
+    "pretext_like",
     "segmenter_like",
     "start_from",
+    "starting_encoder",
     "trained_size",
     "untrained_twin",
 ]

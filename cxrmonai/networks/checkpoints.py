@@ -275,6 +275,18 @@ def _own_preprocessing(weights: Mapping[str, torch.Tensor], path: str | os.PathL
     return stored
 
 
+def input_of(encoder: nn.Module, image_size: int) -> Preprocessing:
+    """What an encoder expects of its input at some size: what came with its weights, else what our bundles do.
+
+    Args:
+        encoder: made by `networks.encoders.encoder` or `load_encoder`.
+        image_size: edge of the input in pixels.
+    """
+    channels = encoder.description.in_channels
+    own = Preprocessing(image_size, mean=OWN_MEAN * channels, std=OWN_STD * channels)
+    return (getattr(encoder, "preprocessing", None) or own).at(image_size)
+
+
 def load_all(network: nn.Module, weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
     """Loads weights of which every key must fit.
 

@@ -15,7 +15,14 @@ from torch import nn
 
 from cxrmonai.errors import CxrError
 from cxrmonai.networks.attention import ATTENTIONS, make_attention
-from cxrmonai.networks.checkpoints import DESCRIPTION_KEY, DescribedNetwork, load_all, read_description, read_weights
+from cxrmonai.networks.checkpoints import (
+    DESCRIPTION_KEY,
+    DescribedNetwork,
+    input_of,
+    load_all,
+    read_description,
+    read_weights,
+)
 from cxrmonai.networks.encoders import encoder as make_encoder
 from cxrmonai.networks.pooling import POOLINGS, SINGLE, class_scores, make_pooling, pooled_size, widened
 
@@ -36,7 +43,7 @@ class Classifier(DescribedNetwork):
     Args:
         class_names: K names, or one text with commas.
         encoder: a timm model name; or a module of `encoders.encoder` or `load_encoder`, whose own input channels, stem
-            and norm then count.
+            and norm then count. With an `image_size`, its `preprocessing` is brought to that size.
         in_channels: channels of the input.
         stem: see `networks.encoders.encoder`.
         image_size: edge of the input in pixels; 0 for the backbone's own.
@@ -84,6 +91,8 @@ class Classifier(DescribedNetwork):
         built_for = encoder.description.image_size
         if built_for and image_size not in (0, built_for):
             raise CxrError(f"the encoder is built for {built_for} pixels; give --image_size {built_for}")
+        if image_size:
+            encoder.preprocessing = input_of(encoder, image_size)
         norm = encoder.description.norm
         values = (
             names,

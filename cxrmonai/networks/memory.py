@@ -56,7 +56,7 @@ class KeyQueue(nn.Module):
             keys: (B, D), any length.
         """
         size = len(self.keys)
-        rows, keys = everyones(rows)[-size:], everyones(F.normalize(keys.float(), dim=1))[-size:]
+        rows, keys = everyones(rows)[-size:], everyones(_unit(keys, self.keys))[-size:]
         places = (self.place + torch.arange(len(keys), device=keys.device)) % size
         self.keys[places] = keys
         self.rows[places] = rows
@@ -101,13 +101,17 @@ class InstanceBank(nn.Module):
             keys: (B, D), any length.
         """
         own = self.place[everyones(rows)]
-        keys = everyones(F.normalize(keys.float(), dim=1))
+        keys = everyones(_unit(keys, self.embeddings))
         self.embeddings[own] = F.normalize(self.mix * self.embeddings[own] + (1 - self.mix) * keys, dim=1)
 
 
 def _directions(count: int, size: int) -> torch.Tensor:
     """Random vectors of unit length (count, size), the same on every rank and in every run."""
     return F.normalize(torch.randn(count, size, generator=torch.Generator().manual_seed(0)), dim=1)
+
+
+def _unit(keys: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return F.normalize(keys.to(like.dtype), dim=1)
 
 
 def everyones(values: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ from cxrmonai.report.wording import (
     undefined,
 )
 
-_SYNTHETIC = (
+SYNTHETIC = (
     "Synthetic images: these radiographs were generated (phantom), they are of no patient. The numbers show that the "
     "software works; they have no clinical meaning and say nothing about real radiographs."
 )
@@ -82,7 +82,7 @@ def classification_report(
     """
     report = Report(title, subtitle=_subtitle(summary))
     if synthetic:
-        report.note(_SYNTHETIC)
+        report.note(SYNTHETIC)
     _add_tiles(report, summary, baseline, labels)
     if description:
         report.section("Model and data")
@@ -255,7 +255,7 @@ def _evaluation_report(
 ) -> Report:
     report = Report(title, subtitle=_subtitle(summary))
     if evaluation.synthetic:
-        report.note(_SYNTHETIC)
+        report.note(SYNTHETIC)
     report.box("In plain words", [tested(summary)], findings_in_words(evaluation, summary))
     report.box("Cautions", [], cautions(evaluation, summary), caution=True)
     _add_tiles(report, summary, None, ())

@@ -295,6 +295,11 @@ def image_grid(images: ArrayLike, captions: Sequence[str] | None = None, columns
     return figure
 
 
+def blank_figure(height: float, width: float = _WIDTH) -> Figure:
+    """An empty figure in the report's style, edges in inches at 150 dots each."""
+    return _figure(height, width)
+
+
 def png_bytes(figure: Figure) -> bytes:
     """Returns the figure as a PNG of 150 dots per inch, the same bytes for the same figure."""
     content = io.BytesIO()

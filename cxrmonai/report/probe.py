@@ -24,6 +24,7 @@ def write_probe(
     description: Mapping[str, object],
     resamples: int = 1000,
     seed: int = 0,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Fits a probe on an encoder's features and on those of the same encoder untrained, and writes what came of it.
 
@@ -35,6 +36,7 @@ def write_probe(
         description: facts for the report.
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
+        more: further figures for `metrics.json`.
 
     Returns:
         What `metrics.json` holds.
@@ -48,6 +50,7 @@ def write_probe(
         "by_view": {name: _part(probe, result, rows, resamples, seed) for name, rows in _views(probe, result).items()},
         "probe": probe.method,
         "synthetic": probe.store.synthetic,
+        **(more or {}),
     }
     write_json(folder / "metrics.json", metrics)
     with atomic_path(folder / "predictions.csv") as temporary:

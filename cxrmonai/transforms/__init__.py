@@ -15,7 +15,8 @@ from cxrmonai.transforms.files import Letterboxd, LoadRadiographd
 from cxrmonai.transforms.high_pass import BatchHighPassd
 from cxrmonai.transforms.jigsaw import BatchJigsawd, jigsaw_edge
 from cxrmonai.transforms.partners import BatchPartnerd
-from cxrmonai.transforms.preprocessing import PreprocessBatchd, Preprocessing, preprocess
+from cxrmonai.transforms.preprocessing import BatchSeenPartd, PreprocessBatchd, Preprocessing, preprocess
+from cxrmonai.transforms.pretext import BatchMaskd, BatchPictured, BatchRandRotateShiftd
 from cxrmonai.transforms.strong import BatchRandAugmentd
 from cxrmonai.transforms.views import Viewsd
 
@@ -24,15 +25,19 @@ __all__ = [
     "BatchHighPassd",
     "BatchJigsawd",
     "BatchMaskTargetd",
+    "BatchMaskd",
     "BatchNormalized",
     "BatchPartnerd",
+    "BatchPictured",
     "BatchRandAugmentd",
     "BatchRandBlurd",
     "BatchRandGeometryd",
     "BatchRandIntensityd",
+    "BatchRandRotateShiftd",
     "BatchRepeatd",
     "BatchResized",
     "BatchScaleIntensityd",
+    "BatchSeenPartd",
     "Letterboxd",
     "LoadRadiographd",
     "PreprocessBatchd",

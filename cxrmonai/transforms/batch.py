@@ -96,20 +96,28 @@ class BatchNormalized(MapTransform):
 
     Args:
         keys: of the batch.
-        mean: in units of the 0–1 range.
+        mean: in units of the 0–1 range; of each channel of the result, all of which hold the same grey image, if there
+            are several.
         std: likewise.
     """
 
-    def __init__(self, keys: KeysCollection, mean: float = 0.5, std: float = 0.25) -> None:
+    def __init__(self, keys: KeysCollection, mean: float | Range = 0.5, std: float | Range = 0.25) -> None:
         super().__init__(keys)
-        self.mean, self.std = mean, std
+        self.mean, self.std = (np.ravel(value).tolist() for value in (mean, std))
 
     def __call__(self, data: Batch) -> dict[Hashable, Any]:
-        """(B, 1, H, W) float → float."""
+        """(B, 1, H, W) float → (B, C, H, W) float."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out[key] = (out[key] - self.mean).mul_(1 / self.std)
+            out[key] = normalize(out[key], self.mean, self.std)
         return out
+
+
+def normalize(images: torch.Tensor, mean: Range, std: Range) -> torch.Tensor:
+    """(B, 1, H, W) float → (B, C, H, W), the same image on each channel less its mean, divided by its deviation."""
+    if len(mean) == 1:
+        return (images - mean[0]).mul_(1 / std[0])
+    return (images - images.new_tensor(mean)[:, None, None]).mul_(1 / images.new_tensor(std)[:, None, None])
 
 
 class BatchResized(MapTransform):

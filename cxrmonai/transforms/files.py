@@ -33,7 +33,7 @@ class LoadRadiographd(MapTransform):
 
 
 class Letterboxd(MapTransform):
-    """Fits an image into a square exactly as `prepare` does.
+    """Fits an image into a square exactly as `prepare` does; its own height and width stay under `<key>_shape`.
 
     Args:
         keys: of arrays (H, W).
@@ -48,5 +48,6 @@ class Letterboxd(MapTransform):
         """(H, W) → (1, size, size) uint8 tensor."""
         out = dict(data)
         for key in self.key_iterator(out):
+            out[f"{key}_shape"] = tuple(np.shape(out[key]))
             out[key] = torch.from_numpy(np.ascontiguousarray(to_store_pixels(out[key], self.size)))[None]
         return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from monai.transforms import MapTransform
 
 from cxrmonai.data.geometry import letterbox_shape
 from cxrmonai.errors import CxrError
-from cxrmonai.transforms.batch import BatchScaleIntensityd
+from cxrmonai.transforms.batch import BatchScaleIntensityd, normalize
 
 FITS = ("letterbox", "crop")
 STEPS = ("crop", "resize")
@@ -66,12 +66,21 @@ class Preprocessing:
         """Channels of the input."""
         return len(self.mean)
 
+    @property
+    def square(self) -> int:
+        """Edge in pixels of the square that an image is fitted to at first."""
+        return self.fit_size or self.image_size
+
+    def at(self, image_size: int) -> Preprocessing:
+        """The same for another size of the input: the same part of an image is seen, in other pixels."""
+        return replace(self, image_size=image_size, fit_size=round(self.fit_size * image_size / self.image_size))
+
     def as_dict(self) -> dict[str, Any]:
         """As plain types."""
         return asdict(self)
 
     def __str__(self) -> str:
-        edge = self.fit_size or self.image_size
+        edge = self.square
         fit = {
             "letterbox": f"longest side to {edge} px, zero-padded to a square",
             "crop": f"shorter side to {edge} px, centre square",
@@ -106,15 +115,14 @@ def preprocess(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tens
     if images.ndim != 4 or images.shape[1] != 1:
         raise CxrError(f"images of shape {tuple(images.shape)}: must be (B, 1, H, W), one grey channel each")
     images = BatchScaleIntensityd("image")({"image": images})["image"]
-    edge = preprocessing.fit_size or preprocessing.image_size
+    edge = preprocessing.square
     fit = _letterboxed if preprocessing.fit == "letterbox" else _cropped
     images = fit(images, edge, preprocessing.interpolation)
     if edge != preprocessing.image_size:
         size = preprocessing.image_size
         crops = preprocessing.then == "crop"
         images = _centre(images, size) if crops else _resized(images, (size, size), preprocessing.interpolation)
-    mean = images.new_tensor(preprocessing.mean)[:, None, None]
-    return (images - mean).mul_(1 / images.new_tensor(preprocessing.std)[:, None, None])
+    return normalize(images, preprocessing.mean, preprocessing.std)
 
 
 class PreprocessBatchd(MapTransform):
@@ -134,6 +142,29 @@ class PreprocessBatchd(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             out[key] = preprocess(out[key], self.preprocessing)
+        return out
+
+
+class BatchSeenPartd(MapTransform):
+    """Cuts square images to the part that a network sees: what `preprocess` keeps, not yet resized nor normalised.
+
+    Random crops of a training are drawn inside that part, so that things have the size that they have in evaluation.
+
+    Args:
+        keys: of the batch.
+        preprocessing: what the encoder expects.
+    """
+
+    def __init__(self, keys: KeysCollection, preprocessing: Preprocessing) -> None:
+        super().__init__(keys)
+        crops = preprocessing.then == "crop"
+        self.share = preprocessing.image_size / preprocessing.square if crops else 1.0
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """(B, 1, S, S) → (B, 1, s, s)."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[key] = _centre(out[key], round(out[key].shape[-1] * self.share))
         return out
 
 

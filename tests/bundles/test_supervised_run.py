@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 import torch
 from bundle_runs import REPOSITORY, bundle, error_lines
-from monai.bundle import create_workflow
+from monai.bundle import ConfigParser, create_workflow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.transforms.v2 import functional as tv
 
 from cxrmonai.cli import main
 from cxrmonai.data.store import open_store
-from cxrmonai.networks import load_classifier
+from cxrmonai.networks import encoder, load_classifier
 
 pytestmark = pytest.mark.slow
 FOLDER = REPOSITORY / "bundles/supervised"
@@ -170,6 +171,26 @@ def test_presets_train_and_are_evaluated_by_what_the_weights_tell(small_phantom,
     assert network.settings["asked"]["equalize"] is (preset == "cardiomegaly")
     assert network.pooling == ("PCAM" if preset == "pcam" else "AVG")
     assert set(evaluate(made, small_phantom, tmp_path / "out")["findings"]) == set(network.class_names)
+
+
+def test_a_published_encoder_brings_its_input_and_evaluation_repeats_it(small_phantom, tmp_path):
+    weights = encoder("resnet18", in_channels=3).state_dict()
+    content = {"arch": "resnet18", "state_dict": {f"module.encoder_q.{key}": each for key, each in weights.items()}}
+    torch.save(content, tmp_path / "moco.pth")
+    parser = ConfigParser()
+    parser.read_config(str(FOLDER / "configs/train.json"))
+    parser["pretrained"] = str(tmp_path / "moco.pth")
+    assert [parser.get_parsed_content(key) for key in ("encoder", "image_size")] == ["resnet18", 320]
+
+    made = train(small_phantom, tmp_path, pretrained=str(tmp_path / "moco.pth"), classes=CLASSES, max_epochs=1)
+    evaluate(made, small_phantom, tmp_path / "out", split="all")
+    network = load_classifier(made / "models/model.pt").eval()
+    grey = torch.from_numpy(np.asarray(open_store(small_phantom).images))[:, None] / 255
+    images = (tv.resize(grey, [32, 32], antialias=True).expand(-1, 3, -1, -1) - 0.5020) / 0.085585
+    with torch.no_grad():
+        expected = network(images).sigmoid()[:, 1]
+    table = pd.read_csv(tmp_path / "out/predictions.csv")
+    np.testing.assert_allclose(table["probability_Effusion"], expected, atol=1e-4)
 
 
 def test_grades_are_learned_as_classes_in_order(small_phantom, tmp_path):

@@ -93,6 +93,19 @@ def test_a_finding_changes_the_pixels_of_its_mask(by_finding, finding):
             assert inside > 3 * change[~with_it.masks[finding]].mean()
 
 
+def test_no_lesion_hides(studies):
+    """What a label tells can be seen at the size of the default store, also beside a large heart."""
+    sick = [s for s in studies if "Cardiomegaly" in s.findings and len(s.lesions) > 1]
+    sick += [s for s in studies if {"Fracture", "Nodule"} & set(s.findings)]
+    for study in sick[:25]:
+        shown = render(study, 96)
+        for (name, *_), mask in zip(shown.boxes, shown.lesions, strict=True):
+            assert mask.sum() >= 12, (study.study_id, name)
+        for name in set(study.findings) - {"Cardiomegaly"}:
+            change = np.abs(shown.image.astype(float) - render(study.without(name), 96).image)
+            assert change[shown.masks[name]].max() > 15, (study.study_id, name)
+
+
 def test_removing_lesions_by_replace_equals_without(by_finding):
     study = by_finding["Mass"][0]
     np.testing.assert_array_equal(

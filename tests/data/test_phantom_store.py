@@ -66,6 +66,12 @@ def test_two_builds_are_equal(tmp_path, same_stores, store_contents):
     assert third.shape != first.shape or (third != first).any()
 
 
+def test_processes_draw_the_same(tmp_path, same_stores):
+    for workers in (0, 2):
+        write_phantom(tmp_path / f"{workers}.h5", patients=4, size=32, progress=False, workers=workers)
+    same_stores(tmp_path / "0.h5", tmp_path / "2.h5")
+
+
 def test_an_existing_file_is_kept(tmp_path):
     (tmp_path / "a.h5").write_text("mine")
     with pytest.raises(CxrError, match="exists already"):

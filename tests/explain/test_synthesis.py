@@ -87,15 +87,17 @@ def two_classes(seed=0, size=16):
 
 def test_a_linear_classifier_is_driven_to_the_known_optimum():
     weight = two_classes()
-    start = some_images(3)
+    start = some_images(1)
     wanted = np.array([[True, False], [False, True], [True, True]])
-    found = maximise(linear(weight), start, wanted, norm="Linf", epsilon=0.1, step_size=0.02, iterations=30, frames=4)
+    options = {"norm": "Linf", "epsilon": 0.1, "step_size": 0.02, "iterations": 30, "frames": 4, "batch_size": 2}
+    found = maximise(linear(weight), start, wanted, **options)
     assert found.iterations == [0, 10, 20, 30]
     assert found.images.shape == (4, 3, 16, 16)
     assert found.probability.shape == (4, 3, 2)
-    assert np.array_equal(found.start, start[:, 0].numpy())
+    assert np.array_equal(found.start, start[:, 0].repeat(3, 1, 1).numpy())
+    assert np.array_equal(found.wanted, wanted)
     for place in (0, 1):
-        best = np.clip(start[place, 0].numpy() + 0.1 * np.sign(weight[place]), 0, 1)
+        best = np.clip(start[0, 0].numpy() + 0.1 * np.sign(weight[place]), 0, 1)
         np.testing.assert_allclose(found.best[place], best, atol=1e-6)
         logit = (weight[place] * best).sum()
         assert found.best_probability[place, place] == pytest.approx(np.exp(log_expit(logit)), abs=1e-4)

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from cxrmonai.errors import CxrError
-from cxrmonai.metrics.overlap import MEASURES, image_overlap, mask_counts, mean_dice, overlap_summary
+from cxrmonai.metrics.overlap import (
+    MEASURES,
+    class_overlap,
+    image_overlap,
+    mask_counts,
+    mean_overlap,
+    overlap_summary,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +35,7 @@ def counts_of(prediction, truth, known):
 
 
 def by_loop(prediction, truth, known, k):
-    dice, iou, found, both, union = [], [], [], 0, 0
+    dice, iou, positive, found, both, union = [], [], [], [], 0, 0
     for n in range(len(truth)):
         if not known[n, k]:
             continue
@@ -38,9 +45,11 @@ def by_loop(prediction, truth, known, k):
         if either:
             iou.append(inside / either)
             dice.append(2 * inside / (prediction[n, k].sum() + truth[n, k].sum()))
+            if truth[n, k].any():
+                positive.append(inside / either)
             if prediction[n, k].any() and truth[n, k].any():
                 found.append(inside / either)
-    return [np.mean(dice), np.mean(iou), np.mean(found), both / union]
+    return [np.mean(dice), np.mean(iou), np.mean(positive), np.mean(found), both / union]
 
 
 def test_measures_equal_loops_over_pixels(masks):
@@ -51,7 +60,9 @@ def test_measures_equal_loops_over_pixels(masks):
     for k, name in enumerate("abc"):
         np.testing.assert_allclose([summary["classes"][name][measure] for measure in MEASURES], expected[k])
     np.testing.assert_allclose([summary[f"mean_{measure}"] for measure in MEASURES], expected.mean(axis=0))
-    assert mean_dice(*counts) == pytest.approx(expected[:, 0].mean())
+    for place, measure in enumerate(MEASURES):
+        assert mean_overlap(*counts, measure) == pytest.approx(expected[:, place].mean())
+        np.testing.assert_allclose(class_overlap(*counts, measure), expected[:, place])
     assert summary["classes"]["a"]["images"] == 9
     assert summary["classes"]["a"]["positives"] == (truth[known[:, 0], 0].any(axis=(1, 2))).sum()
     assert summary["classes"]["a"]["predicted_positives"] == (prediction[known[:, 0], 0].any(axis=(1, 2))).sum()
@@ -112,5 +123,7 @@ def test_what_does_not_fit_is_refused():
         overlap_summary([[1.0]], [[1.0]], [[1.0]], ["a", "b"])
     with pytest.raises(CxrError, match="larger than one of its masks"):
         overlap_summary([[2.0]], [[1.0]], [[3.0]], ["a"])
+    with pytest.raises(CxrError, match="measure 'area': known are dice, miou"):
+        mean_overlap([[1.0]], [[1.0]], [[1.0]], "area")
     with pytest.raises(CxrError, match="no image"):
         overlap_summary(np.zeros((0, 1)), np.zeros((0, 1)), np.zeros((0, 1)), ["a"])

@@ -98,8 +98,8 @@ def _broken_rib(soft: Soft, bone: np.ndarray, rib: int, side: int, width: float,
     _tube(soft, bone, inner, width, _BACK, gap=0.14)
     _tube(soft, bone, outer, width, _BACK, gap=0.14)
     x, y = fracture_point(soft.chest, fracture)
-    callus = chord(((soft.x - x) ** 2 + (soft.y - y) ** 2) / (1.25 + 0.35 * fracture.severity) ** 2)
-    bone += np.float32(0.45 + 0.35 * fracture.severity) * callus
+    callus = chord(((soft.x - x) ** 2 + (soft.y - y) ** 2) / (1.1 + 0.35 * fracture.severity) ** 2)
+    bone += np.float32(1.0 + 0.6 * fracture.severity) * callus
 
 
 def _tube(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from cxrmonai.data.phantom.anatomy import APEX, Soft, chord, ramp
+from cxrmonai.data.phantom.anatomy import APEX, Chest, Soft, chord, ramp
 from cxrmonai.data.phantom.study import Lesion
 from cxrmonai.data.phantom.texture import Canvas, clouds
 
@@ -80,7 +80,7 @@ def _mass(scene: Scene, lesion: Lesion) -> np.ndarray:
 
 
 def _nodule(scene: Scene, lesion: Lesion) -> np.ndarray:
-    return _focus(scene, lesion, 1.15 + 0.85 * lesion.extent * (0.35 + 0.75 * lesion.severity), 0.12)
+    return _focus(scene, lesion, 1.4 + 0.85 * lesion.extent * (0.45 + 0.75 * lesion.severity), 0.12)
 
 
 def _consolidation(scene: Scene, lesion: Lesion) -> np.ndarray:
@@ -201,7 +201,7 @@ def _plates(scene: Scene, lesion: Lesion) -> np.ndarray:
     mask = np.zeros(soft.x.shape, bool)
     lung = scene.lung(lesion.side)
     for k in range(1 + int(lesion.extent > 0.35) + int(lesion.extent > 0.75)):
-        down = 0.90 - 0.11 * k + rng.normal(0, 0.015)
+        down = _clear_of_heart(chest, lesion.side, 0.90 - 0.11 * k + rng.normal(0, 0.015))
         x, y = chest.place(lesion.side, 0.50 + rng.normal(0, 0.06), down)
         slope = lesion.side * rng.uniform(-0.05, 0.28)
         half = 2.2 + 1.6 * rng.random()
@@ -212,6 +212,13 @@ def _plates(scene: Scene, lesion: Lesion) -> np.ndarray:
         scene.added += np.float32(1.5 + 1.4 * lesion.severity) * chord(squared) * lung
         mask |= (squared <= 1) & lung
     return mask
+
+
+def _clear_of_heart(chest: Chest, side: int, down: float) -> float:
+    """Returns the level nearest above `down` where the lung beside the heart is at least 4 cm wide."""
+    while down > 0.4 and abs(chest.place(side, 1, down)[0] - chest.place(side, 0, down)[0]) < 4:
+        down -= 0.05
+    return down
 
 
 def _devices(scene: Scene, lesion: Lesion) -> np.ndarray:

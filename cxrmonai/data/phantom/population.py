@@ -90,7 +90,7 @@ def _draw_body(rng: np.random.Generator) -> Body:
 def _draw_study(
     rng: np.random.Generator, patient: int, study: int, age: float, body: Body, chronic: list[Lesion]
 ) -> Study:
-    well = not chronic and rng.random() < 0.12
+    well = not chronic and rng.random() < 0.30
     acute = [] if well else _draw_acute(rng, any(lesion.finding == "Cardiomegaly" for lesion in chronic))
     sick = len({lesion.finding for lesion in acute} - {"Fracture"})
     view = "AP" if rng.random() < (0.22 + 0.22 * min(sick, 2)) else "PA"
@@ -130,12 +130,12 @@ def _draw_chronic(rng: np.random.Generator, age: float, count: int) -> list[tupl
 
     if rng.random() < 0.10 + 0.20 * np.clip((age - 35) / 50, 0, 1):
         add(_lesion(rng, "Cardiomegaly", side=0))
-    if rng.random() < 0.125:
+    if rng.random() < 0.17:
         add(_lesion(rng, "Mass", down=(0.18, 0.72), across=(0.35, 0.72), extent=(3.3, 6.5)))
-    if rng.random() < 0.15:
+    if rng.random() < 0.18:
         for _ in range(int(rng.choice([1, 2, 3], p=[0.65, 0.25, 0.10]))):
-            add(_lesion(rng, "Nodule", down=(0.15, 0.8), across=(0.35, 0.85), extent=(1.3, 2.7)))
-    if rng.random() < 0.14:
+            add(_lesion(rng, "Nodule", down=(0.15, 0.8), across=(0.35, 0.85), extent=(1.6, 2.9)))
+    if rng.random() < 0.18:
         found += _draw_fractures(rng, int(rng.integers(count)))
     if rng.random() < 0.07:
         add(_lesion(rng, "Support Devices", side=1 if rng.random() < 0.85 else -1, kind="pacemaker"))
@@ -145,7 +145,7 @@ def _draw_chronic(rng: np.random.Generator, age: float, count: int) -> list[tupl
 def _draw_fractures(rng: np.random.Generator, onset: int) -> list[tuple[int, Lesion]]:
     side = int(rng.choice([-1, 1]))
     first = int(rng.integers(3, 8))
-    across = rng.uniform(0.45, 0.9)
+    across = rng.uniform(0.25, 0.75)
     return [
         (onset, _lesion(rng, "Fracture", side=side, across=(across - 0.05, across + 0.05), kind=str(rib)))
         for rib in range(first, first + int(rng.choice([1, 2, 3], p=[0.45, 0.35, 0.20])))
@@ -172,7 +172,7 @@ def _draw_acute(rng: np.random.Generator, large_heart: bool) -> list[Lesion]:
     if rng.random() < 0.12:
         kinds = ["plate", "plate", "lobe"]
         found += [_lesion(rng, "Atelectasis", side=side, kind=str(rng.choice(kinds))) for side in _sides(rng, 0.2)]
-    if rng.random() < 0.10:
+    if rng.random() < 0.13:
         found.append(_lesion(rng, "Pneumothorax"))
     if rng.random() < 0.06:
         found += _draw_tubes(rng)

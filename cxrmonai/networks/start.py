@@ -1,0 +1,76 @@
+"""What a training starts from: a fresh encoder as its config asks, or a pretrained one with all that it brings."""
+
+from __future__ import annotations
+
+import os
+
+from torch import nn
+
+from cxrmonai.errors import CxrError
+from cxrmonai.networks.checkpoints import input_of, load_encoder
+from cxrmonai.networks.encoders import encoder as make_encoder
+from cxrmonai.networks.published.report import named
+
+Checkpoint = str | os.PathLike[str]
+
+
+def build_of(
+    path: Checkpoint | None, encoder: str, stem: str = "default", norm: str = "batch", image_size: int = 224
+) -> dict[str, str | int]:
+    """The build and the input size that a training starts with: those of a checkpoint, else those given.
+
+    Args:
+        path: a checkpoint that `load_encoder` reads, or `None`.
+        encoder: a timm model name.
+        stem: see `networks.encoder`.
+        norm: likewise.
+        image_size: edge of the input in pixels; counts as well where a checkpoint does not tell it.
+
+    Returns:
+        `encoder`, `stem`, `norm` and `image_size`.
+
+    Raises:
+        CxrError: see `load_encoder`.
+    """
+    if path is None:
+        return {"encoder": encoder, "stem": stem, "norm": norm, "image_size": image_size}
+    theirs = load_encoder(path)
+    size = theirs.preprocessing.image_size if theirs.preprocessing else image_size
+    build = theirs.description
+    return {"encoder": build.name, "stem": build.stem, "norm": build.norm, "image_size": size}
+
+
+def starting_encoder(
+    path: Checkpoint | None, name: str, stem: str = "default", norm: str = "batch", image_size: int = 224
+) -> nn.Module:
+    """Builds the encoder that a training starts with, and says how its input is made.
+
+    A fresh one sees one grey channel. That of a checkpoint sees what it was trained on (channels, mean, standard
+    deviation, padding and crop), at `image_size`.
+
+    Args:
+        path: a checkpoint that `load_encoder` reads, or `None` for random weights.
+        name: a timm model name; must be the checkpoint's.
+        stem: likewise.
+        norm: likewise.
+        image_size: edge of the input in pixels.
+
+    Returns:
+        The encoder; `encoder.preprocessing` is its input.
+
+    Raises:
+        CxrError: see `load_encoder` and `networks.encoder`; or the checkpoint's encoder is of another build or size.
+    """
+    if path is None:
+        network = make_encoder(name, 1, stem, image_size, norm)
+        network.preprocessing = input_of(network, image_size)
+        return network
+    network = load_encoder(path)
+    build, asked = network.description, {"encoder": name, "stem": stem, "norm": norm}
+    for key, theirs in (("encoder", build.name), ("stem", build.stem), ("norm", build.norm)):
+        if asked[key] != theirs:
+            raise CxrError(f"{path}: holds {named(build)}; leave --{key} {asked[key]} out, or use other weights")
+    if build.image_size not in (0, image_size):
+        raise CxrError(f"{path}: is built for {build.image_size} pixels; give --image_size {build.image_size}")
+    network.preprocessing = input_of(network, image_size)
+    return network

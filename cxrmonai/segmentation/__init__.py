@@ -1,0 +1,1 @@
+"""Masks from maps: pseudo-labels, their refinement and propagation."""
