@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from cxrmonai.errors import CxrError
 
 LEVELS = 256
+USUAL_EDGE = 320
 STEP = 0.7  # of the grid, in standard deviations of the bilateral kernel's place
 REACH = 4.0  # standard deviations after which a Gaussian is taken for 0
 BLOCK = 40  # rows that one product of a banded matrix makes
@@ -58,6 +59,13 @@ class CrfSettings:
             raise CxrError(f"gt_prob {self.gt_prob}: must be above 0.5 and below 1")
         if min(self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb, self.widening) <= 0 or self.iterations < 0:
             raise CxrError("the CRF's widths must be above 0, and its iterations not below 0")
+
+    def at(self, size: int) -> CrfSettings:
+        """For images of another edge than the 320 pixels that the defaults are meant for: widths in proportion."""
+        factor = size / USUAL_EDGE
+        return replace(
+            self, gaussian_sxy=max(1.0, self.gaussian_sxy * factor), bilateral_sxy=self.bilateral_sxy * factor
+        )
 
 
 def refine(images: torch.Tensor, masks: torch.Tensor, settings: CrfSettings | None = None) -> torch.Tensor:
