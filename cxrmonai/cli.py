@@ -219,7 +219,7 @@ def compare(
     batch_size: int | None = None,
     seed: int = 0,
     device: str | None = None,
-    labels: str = "0.01,0.1,1",
+    label_fraction: str = "0.01,0.1,1",
     draws: int = 5,
     classes: str | None = None,
     policy: str = "ignore",
@@ -243,7 +243,7 @@ def compare(
         batch_size: images a step, or pairs, for all methods; by default each has its own.
         seed: of weights, order, views, draws of patients and resamples.
         device: cpu, cuda or cuda:N; a GPU where there is one.
-        labels: fractions of the training patients to probe with.
+        label_fraction: fractions of the training patients to probe with.
         draws: of each fraction below 1; their mean is given.
         classes: findings to probe for, as A,B; all by default.
         policy: what uncertain labels count as.
@@ -254,8 +254,7 @@ def compare(
 
     overrides = {"encoder": encoder, "image_size": image_size, "seed": seed}
     overrides |= {key: value for key, value in (("stem", stem), ("batch_size", batch_size)) if value is not None}
-    fractions = labels if isinstance(labels, (list, tuple)) else str(labels).split(",")
-    probe = {"draws": draws, "classes": classes, "policy": policy, "resamples": resamples, "fractions": fractions}
+    probe = {"draws": draws, "classes": classes, "policy": policy, "resamples": resamples, "fractions": label_fraction}
     content = compare_methods(
         str(data_file), str(probe_file), methods, images_seen, str(out), overrides, probe, device, bundles
     )
@@ -387,7 +386,7 @@ def cross_validate(config_file: str, folds: int = 5, work_dir: str | None = None
     """
     from cxrmonai.bundle import check as faults_of
     from cxrmonai.bundle.source import config_files
-    from cxrmonai.report.cross_validation import cross_validate as run
+    from cxrmonai.pipelines.cross_validation import cross_validate as run
 
     if work_dir is None:
         raise CxrError("--work_dir is missing: the folder for what comes of the folds")

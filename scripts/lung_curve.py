@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from cxrmonai.files import atomic_path
-from cxrmonai.report.cross_validation import cross_validate
+from cxrmonai.pipelines.cross_validation import cross_validate
 from cxrmonai.report.figures import blank_figure
 
 CONFIGS = Path(__file__).resolve().parents[1] / "bundles/deeplabv3plus/configs"
-UPDATES, BATCH = 60, 10
+UPDATES, BATCH = 40, 10
 STARTS = {"scratch": "#D55E00", "pretrained": "#0072B2"}
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--pretrained", required=True, help="weights of a ResNet-18 for one channel")
     parser.add_argument("--work_dir", required=True, type=Path)
     parser.add_argument("--masks", type=int, nargs="+", default=[2, 5, 10, 20])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--figure", type=Path, help="PNG to draw; curve.png in the folder by default")

@@ -200,16 +200,11 @@ def write_scores(
     _score_report(summary, drawn).save(folder / "report.html")
     overlap = summary["overlap"]
     print(
-        f"hit rate {_mean_hit(summary):.3f} (mean over findings), mIoU {overlap['mean_miou']:.3f} with errors and "
+        f"hit rate {summary['mean_hit_rate']:.3f} (mean), mIoU {overlap['mean_miou']:.3f} with errors, "
         f"{overlap['mean_miou_true_positive']:.3f} of true positives alone, on {summary['images']} "
         f"{'synthetic ' if store.synthetic else ''}radiographs; see {folder / 'report.html'}"
     )
     return summary
-
-
-def _mean_hit(summary: Mapping[str, Any]) -> float:
-    rates = [row["hit_rate"] for row in summary["findings"].values() if row["hit_rate"] == row["hit_rate"]]
-    return float(np.mean(rates)) if rates else float("nan")
 
 
 def _score_report(summary: Mapping[str, Any], drawn: list[Overlay]) -> Report:
@@ -240,6 +235,7 @@ def _score_report(summary: Mapping[str, Any], drawn: list[Overlay]) -> Report:
             )
             for name, row in findings.items()
         ],
+        footer=("Mean", None, None, Estimate(summary["mean_hit_rate"], *summary["mean_hit_rate_ci"]), None),
     )
     _add_boxes(report, findings)
     _add_overlap(report, summary)

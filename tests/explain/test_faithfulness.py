@@ -156,10 +156,14 @@ def test_maps_of_a_method(small_phantom):
     from cxrmonai.networks import Classifier
 
     network = Classifier(["A", "B"], encoder="resnet10t", image_size=32).eval()
-    maps = method_maps("gradcam")(network, torch.rand(2, 1, 32, 32, generator=generator()), 1)
+    images = torch.rand(2, 1, 32, 32, generator=generator())
+    maps = method_maps("gradcam")(network, images, 1)
     assert maps.shape == (2, 32, 32)
     assert maps.min() >= 0
     assert maps.max() <= 1
+    other = method_maps("gradcam", {"layer": "encoder.layer1"})(network, images, 1)
+    assert other.shape == maps.shape
+    assert not torch.equal(other, maps)
     with pytest.raises(CxrError, match="method 'tarot'"):
         method_maps("tarot")
 
