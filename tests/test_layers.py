@@ -15,7 +15,15 @@ LAYERS = (
     ("deploy", "pipelines"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-COMMON = {"_version", "caching", "distributed", "errors", "files", "processes", "progress"}  # serve all layers and import none
+COMMON = {
+    "_version",
+    "caching",
+    "distributed",
+    "errors",
+    "files",
+    "processes",
+    "progress",
+}  # serve all layers and import none
 
 
 def imports(path):

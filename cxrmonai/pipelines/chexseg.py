@@ -162,15 +162,23 @@ class _Plan:
         device = {} if self.settings.device is None else {"device": self.settings.device}
         root = self.bundles / bundle
         common = {"bundle_root": root, "data_file": self.data, "output_dir": folder / "eval", **device}
+        models = options.get("ckpt_dir")
+        leftovers = [] if models is None else [models / "checkpoint.pt", models / "model_final.pt"]
         return Step(
-            name, root / "configs" / f"{config}.json", {**common, **options}, inputs, outputs, config == "train"
+            name=name,
+            config=root / "configs" / f"{config}.json",
+            options={**common, **options},
+            inputs=inputs,
+            outputs=outputs,
+            resumable=config == "train",
+            leftovers=leftovers,
         )
 
     def _classifier(self) -> Step:
         s, folder = self.settings, self.folder("classifier")
         return self._step(
             "classifier", "supervised", "train", folder,
-            ckpt_dir=folder / "models", classes=_quoted(self.names), encoder=s.encoder, image_size=s.image_size,
+            ckpt_dir=folder / "models", classes=",".join(self.names), encoder=s.encoder, image_size=s.image_size,
             batch_size=s.batch_size, max_epochs=s.classifier_epochs, outputs=[folder / "models/model.pt"],
         )  # fmt: skip
 
@@ -178,7 +186,7 @@ class _Plan:
         s, folder = self.settings, self.folder("irnet")
         return self._step(
             "irnet", "irnet", "train", folder,
-            ckpt_dir=folder / "models", classifier=self.classifier, classes=_quoted(self.names),
+            ckpt_dir=folder / "models", classifier=self.classifier, classes=",".join(self.names),
             image_size=s.image_size, batch_size=s.batch_size, max_epochs=s.irnet_epochs, check_every=0,
             inputs=[self.classifier], outputs=[folder / "models/model.pt", folder / "models/classifier.pt"],
         )  # fmt: skip
@@ -217,7 +225,7 @@ class _Plan:
             options |= {"expert_masks": s.expert_masks, "strong_weight": s.strong_weight}
         train = self._step(
             f"{name}, seed {seed}", "deeplabv3plus", "train", folder,
-            ckpt_dir=folder / "models", seed=seed, classes=_quoted(self.names), encoder=self._encoder(),
+            ckpt_dir=folder / "models", seed=seed, classes=",".join(self.names), encoder=self._encoder(),
             image_size=s.image_size, batch_size=s.batch_size, max_epochs=s.segmenter_epochs,
             learning_rate=s.learning_rate, pretrained=self.classifier, **options,
             inputs=inputs, outputs=[folder / "models/model.pt"],
@@ -233,11 +241,6 @@ class _Plan:
         if self.given:
             return load_classifier(self.given).encoder.description.name
         return self.settings.encoder
-
-
-def _quoted(names: list[str]) -> str:
-    """As Fire reads it for a text."""
-    return f"'{','.join(names)}'"
 
 
 def _collect(plan: _Plan) -> dict[str, Any]:
@@ -291,7 +294,7 @@ def _number(value: float | None) -> float:
 
 
 def table_of(results: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each method: the measures' means over the classes and seeds, and their standard deviation over seeds."""
+    """A row for each method: the measures, means over classes and seeds, and their standard deviation over seeds."""
     rows = {
         name: {
             "seeds": method["seeds"],
@@ -331,13 +334,18 @@ def _write(work: Path, results: dict[str, Any]) -> None:
     report = Report("Segmentation from few masks", about)
     if results["synthetic"]:
         report.note("Synthetic radiographs: these figures say nothing about patients.")
-    report.table(["Method", *table.columns], [[name, *row] for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)])
+    report.table(
+        ["Method", *table.columns],
+        [[name, *row] for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)],
+    )
     report.text(order_of(results) + ".")
     for name, text in MODELS.items():
         report.text(f"{name}: {text}.")
     report.section("mIoU of each finding")
     methods = results["methods"]
-    rows = [[finding, *(methods[name]["classes"][finding]["miou"] for name in methods)] for finding in results["findings"]]
+    rows = [
+        [finding, *(methods[name]["classes"][finding]["miou"] for name in methods)] for finding in results["findings"]
+    ]
     report.table(["Finding", *methods], rows)
     report.section("Facts")
     facts = {"data": results["data"], **results["settings"], "bytes on disk": results["bytes"]["all"]}

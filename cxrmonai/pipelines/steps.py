@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import create_workflow
+
 from cxrmonai.caching import is_made, note_made, stamp
-from cxrmonai.errors import CxrError
+from cxrmonai.errors import CxrError, user_error
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -29,6 +29,7 @@ class Step:
         inputs: files that it reads.
         outputs: files that are there when it has ended well.
         resumable: whether the config takes `resume`, so that an interrupted run goes on.
+        leftovers: files that nobody needs when it has ended well.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Step:
     inputs: Sequence[str | Path] = ()
     outputs: Sequence[Path] = field(default_factory=tuple)
     resumable: bool = False
+    leftovers: Sequence[Path] = ()
 
 
 class Runner:
@@ -55,7 +57,7 @@ class Runner:
         """Runs a step, unless its record says that it was run with the same configs, code, options and input files.
 
         Raises:
-            CxrError: the run failed, or a file that it should have made is not there.
+            CxrError: the input is at fault, or a file that it should have made is not there.
         """
         self.count += 1
         title = f"[{self.count}/{self.total}] {step.name}"
@@ -74,18 +76,33 @@ class Runner:
         note_made(begun, inputs, [])
         print(f"{title}: running", flush=True)
         start = time.perf_counter()
-        options = {"config_file": step.config, **step.options, **({"resume": True} if again else {})}
-        words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        if subprocess.run([sys.executable, "-m", "monai.bundle", "run", *words]).returncode:
-            raise CxrError(f"the step '{step.name}' failed, see above; the same command goes on from here")
+        _run(step, {"resume": True} if again else {})
         missing = [str(path) for path in step.outputs if not Path(path).is_file()]
         if missing:
             raise CxrError(f"the step '{step.name}' did not write {', '.join(missing)}")
         note_made(record, inputs, list(step.outputs))
         begun.unlink()
+        for path in step.leftovers:
+            path.unlink(missing_ok=True)
         self.ran.append(step.name)
         size = sum(Path(path).stat().st_size for path in step.outputs) / 1e6
         print(f"{title}: {time.perf_counter() - start:.0f} s, {size:.1f} MB", flush=True)
+
+
+def _run(step: Step, more: Mapping[str, Any]) -> None:
+    """Runs the config in this process: a new one would spend most of a short step on imports."""
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in {**step.options, **more}.items()}
+    kind = "train" if step.config.stem == "train" else "infer"
+    try:
+        work = create_workflow(config_file=str(step.config), workflow_type=kind, **options)
+        work.initialize()
+        work.run()
+        work.finalize()
+    except Exception as error:
+        cause = user_error(error)
+        if cause is None:
+            raise
+        raise CxrError(f"step '{step.name}': {cause}") from error
 
 
 def folder_bytes(folder: Path) -> int:

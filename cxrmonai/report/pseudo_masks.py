@@ -36,7 +36,8 @@ def write_pseudo_masks(
     folder = Path(output_dir)
     maps = write_segmentation(folder / "cam", cam_scorer, facts, resamples, seed)
     both = {
-        f"mean {name}, maps alone": f"{maps[f'mean_{measure}']:.3f}" for name, measure in (("Dice", "dice"), ("IoU", "miou"))
+        f"mean {name}, maps alone": f"{maps[f'mean_{measure}']:.3f}"
+        for name, measure in (("Dice", "dice"), ("IoU", "miou"))
     }
     summary = write_segmentation(folder, scorer, {**facts, **both}, resamples, seed) | {"cam": maps}
     write_json(folder / "metrics.json", summary)

@@ -1,10 +1,10 @@
 """Refinement of masks by a fully connected conditional random field, for all findings of an image at once.
 
 The model is that of Krähenbühl and Koltun (NeurIPS 2011) with two labels, a Potts penalty, a Gaussian kernel of place
-and a bilateral kernel of place and colour, both normalised symmetrically, as `pydensecrf2` has it. Radiographs are grey,
-so that the colour distance of a grey level repeated in three channels is √3 times that of the level, and the bilateral
-kernel has three dimensions in place of five: it is evaluated on a grid of coarse places and all 256 levels. An image's
-grid serves all its masks.
+and a bilateral kernel of place and colour, both normalised symmetrically, as `pydensecrf2` has it. Radiographs are
+grey: the colour distance of a grey level repeated in three channels is √3 times that of the level, and the bilateral
+kernel has three dimensions in place of five. It is evaluated on a grid of coarse places and all 256 levels, which
+serves all masks of an image.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class CrfSettings:
         bilateral_srgb: standard deviation of its colour, in levels of 0–255 of an image with three equal channels.
         bilateral_compat: its weight.
         iterations: of the mean field.
-        widening: factor on `bilateral_sxy`. The lattice that `pydensecrf2` filters on acts like a kernel about 4 % wider
-            than it is told; 1 gives the model as written.
+        widening: factor on `bilateral_sxy`. The lattice that `pydensecrf2` filters on acts like a kernel about 4 %
+            wider than it is told; 1 gives the model as written.
 
     Raises:
         CxrError: a number out of range.
@@ -192,7 +192,7 @@ def _sums(table: torch.Tensor, rows: torch.Tensor, bags: torch.Tensor, weights: 
 
 
 def _stable_order(numbers: torch.Tensor, count: int) -> torch.Tensor:
-    """The stable order of numbers from 0 to below `count`; NumPy sorts 16-bit ones by radix, far faster than PyTorch."""
+    """The stable order of numbers from 0 to below `count`; 16-bit ones NumPy sorts by radix, far faster than PyTorch."""
     if numbers.device.type == "cpu" and count <= 2**16:
         return torch.from_numpy(np.argsort(numbers.numpy().astype(np.uint16), kind="stable"))
     return numbers.argsort(stable=True)

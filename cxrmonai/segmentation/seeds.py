@@ -269,7 +269,7 @@ def _labels_of(
 
 def _levels(image: np.ndarray) -> np.ndarray:
     """A stored image in 256 levels."""
-    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+    return (image if image.dtype == np.uint8 else image >> 8).astype(np.uint8)
 
 
 __all__ = ["MapSource", "SeedSettings", "ir_labels", "write_ir_labels"]
