@@ -57,7 +57,9 @@ def masks_of_maps(maps: np.ndarray, rule: Rule = "otsu", fill: bool = False) -> 
     return masks
 
 
-def present(gate: str, labels: np.ndarray, probability: np.ndarray, cutoff: float | Sequence[float] = 0.5) -> np.ndarray:
+def present(
+    gate: str, labels: np.ndarray, probability: np.ndarray, cutoff: float | Sequence[float] = 0.5
+) -> np.ndarray:
     """Which findings an image may have a mask of.
 
     Args:
