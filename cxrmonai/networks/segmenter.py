@@ -14,17 +14,11 @@ from torch import nn
 
 from cxrmonai.data.table import name_list
 from cxrmonai.errors import CxrError
-from cxrmonai.networks.checkpoints import (
-    OWN_MEAN,
-    OWN_STD,
-    DescribedNetwork,
-    load_all,
-    load_encoder,
-    read_described,
-)
+from cxrmonai.networks.checkpoints import DescribedNetwork, input_of, load_all, read_described
 from cxrmonai.networks.encoders import encoder as make_encoder
 from cxrmonai.networks.feature_maps import QUARTER, SIXTEENTH, FeatureEncoder
 from cxrmonai.networks.normalisation import LenientBatchNorm2d
+from cxrmonai.networks.start import starting_encoder
 from cxrmonai.transforms.preprocessing import Preprocessing
 
 SETTINGS = ("class_names", "image_size", "output_stride", "atrous_rates", "decoder_channels", "dropout", "asked")
@@ -107,10 +101,7 @@ def _check(names: list[str], image_size: int, rates: list[int], decoder_channels
 
 def _at_size(encoder: nn.Module, image_size: int) -> Preprocessing:
     """The encoder's own means, of whole images at the segmenter's size: nothing is cropped away."""
-    own, channels = encoder.preprocessing, encoder.description.in_channels
-    if own is None:
-        own = Preprocessing(image_size, mean=OWN_MEAN * channels, std=OWN_STD * channels)
-    return replace(own, image_size=image_size, fit="letterbox", fit_size=0)
+    return replace(input_of(encoder, image_size), image_size=image_size, fit="letterbox", fit_size=0)
 
 
 def make_segmenter(
@@ -119,6 +110,7 @@ def make_segmenter(
     pretrained: str | os.PathLike[str] | None = None,
     stem: str = "default",
     norm: str = "batch",
+    image_size: int = 128,
     **options: Any,
 ) -> Segmenter:
     """A segmenter to be trained.
@@ -130,23 +122,14 @@ def make_segmenter(
             preprocessing then count.
         stem: see `Segmenter`.
         norm: see `Segmenter`.
+        image_size: see `Segmenter`.
         **options: of `Segmenter`.
 
     Raises:
-        CxrError: see `Segmenter` and `load_encoder`; or the weights belong to another encoder.
+        CxrError: see `Segmenter` and `starting_encoder`.
     """
-    if pretrained is None:
-        return Segmenter(class_names, encoder, stem=stem, norm=norm, **options)
-    found = load_encoder(pretrained)
-    ours, theirs = (encoder, stem, norm), found.description
-    for key, asked, there in zip(
-        ("encoder", "stem", "norm"), ours, (theirs.name, theirs.stem, theirs.norm), strict=True
-    ):
-        if asked != there:
-            raise CxrError(
-                f"{pretrained}: holds an encoder of {key} {there}, the config asks for {asked}; give --{key} {there}"
-            )
-    return Segmenter(class_names, found, **options)
+    start = starting_encoder(pretrained, encoder, stem, norm, image_size)
+    return Segmenter(class_names, start, image_size=image_size, **options)
 
 
 def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:

@@ -14,6 +14,7 @@ from monai.bundle import create_workflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cxrmonai.cli import main
+from cxrmonai.data.dataset import mask_places
 from cxrmonai.data.mask_file import read_mask_file
 from cxrmonai.data.mask_store import MaskStoreWriter
 from cxrmonai.data.store import open_store
@@ -109,7 +110,7 @@ def test_a_resumed_run_with_an_average_equals_one_that_was_not_interrupted(small
 def test_weak_and_semi_learn_from_pseudo_masks_and_a_classifier(small_phantom, tmp_path):
     store = open_store(small_phantom)
     rows = store.rows("train")
-    values = store.masks(rows)[0][:, [store.mask_names.index("lungs")]].astype(np.uint8)
+    values = store.masks(rows)[0][:, mask_places(store, ["lungs"])].astype(np.uint8)
     with MaskStoreWriter(tmp_path / "pseudo.h5", ["lungs"], store.size) as writer:
         writer.add(rows, store.column("image_id")[rows], values)
     torch.save(Classifier("a", "resnet10t", image_size=32).state_dict(), tmp_path / "classifier.pt")
