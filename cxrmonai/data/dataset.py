@@ -57,8 +57,7 @@ class StoreDataset(Dataset):
         if device is not None:
             self._resident = self._load(device)
             self._labels, self._index = self._labels.to(device), self._index.to(device)
-        self._bits = np.array(mask_places(self.store, masks), np.uint32)
-        self._kept = self.store.mask_images(self.rows) if keep_masks and len(self._bits) else None
+        self._stored = StoredMasks(self.store, self.rows, masks, keep_masks) if len(masks) else None
 
     def _load(self, device: str | torch.device) -> torch.Tensor:
         size, dtype = self.store.size, self.store.dtype
@@ -90,22 +89,43 @@ class StoreDataset(Dataset):
             "label": self._labels.index_select(0, chosen),
             "index": self._index.index_select(0, chosen),
         }
-        return batch | self._masks(places, images.device) if len(self._bits) else batch
-
-    def _masks(self, places: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
-        if self._kept is None:
-            bits, drawn = self.store.mask_images(self.rows[places])
-        else:
-            bits, drawn = self._kept[0][places], self._kept[1][places]
-        masks = np.stack([(bits >> bits.dtype.type(bit)) & bits.dtype.type(1) for bit in self._bits], axis=1)
-        known = (drawn[:, None] >> self._bits) & 1 == 1
-        masks = torch.from_numpy(masks.astype(np.uint8, copy=False))
-        return {"mask": masks.to(device), "mask_known": torch.from_numpy(known).to(device)}
+        if self._stored is None:
+            return batch
+        masks, known = (torch.from_numpy(array).to(images.device) for array in self._stored.get(places))
+        return {**batch, "mask": masks, "mask_known": known}
 
     @property
     def class_names(self) -> list[str]:
         """Findings, in the order of `label`."""
         return self.store.class_names
+
+
+class StoredMasks:
+    """Some masks of some images of a store.
+
+    Args:
+        store: with masks.
+        rows: (N,) row numbers of the images.
+        names: of the masks, in any spelling.
+        keep: whether they are held in memory, one bit a name, and not unpacked anew each time.
+
+    Raises:
+        CxrError: there is no such mask.
+    """
+
+    def __init__(self, store: Store, rows: np.ndarray, names: Sequence[str], keep: bool = False) -> None:
+        self.store, self.rows = store, rows
+        self.bits = np.array(mask_places(store, names), np.uint32)
+        self._kept = store.mask_images(rows) if keep else None
+
+    def get(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Masks at some places of `rows`: (B, K, S, S) uint8, 1 inside, and (B, K) bool, whether each was drawn."""
+        if self._kept is None:
+            bits, drawn = self.store.mask_images(self.rows[places])
+        else:
+            bits, drawn = (array[places] for array in self._kept)
+        masks = np.stack([(bits >> bits.dtype.type(bit)) & bits.dtype.type(1) for bit in self.bits], axis=1)
+        return masks.astype(np.uint8, copy=False), (drawn[:, None] >> self.bits) & 1 == 1
 
 
 def mask_places(store: Store, names: Sequence[str]) -> list[int]:

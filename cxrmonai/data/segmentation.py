@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from cxrmonai.data.dataset import StoreDataset, mask_places
+from cxrmonai.data.dataset import StoreDataset, StoredMasks, mask_places
 from cxrmonai.data.geometry import content_window
 from cxrmonai.data.mask_store import MaskStore
 from cxrmonai.data.masks import MASK_UNKNOWN
@@ -19,6 +20,7 @@ from cxrmonai.data.targets import match_classes
 from cxrmonai.errors import CxrError
 
 SUPERVISIONS = ("full", "weak", "semi")
+KEPT_BYTES = 2**30
 
 
 class SegmentationDataset(StoreDataset):
@@ -39,12 +41,11 @@ class SegmentationDataset(StoreDataset):
         seed: of that draw, and of the folds.
         fold: which turn of a cross-validation, see `splits.fold_splits`.
         folds: of the cross-validation; 0 takes the store's own split.
-        keep_masks: see `StoreDataset`.
+        keep_masks: whether the experts' masks are held in memory, see `StoredMasks`; by default where they are small.
         need_masks: whether images without any mask of the classes are left out.
 
     Attributes:
-        from_expert: (N,) bool, whose masks each item has.
-        expert_counts: (K,) how many masks of the store that are not empty are used of each class.
+        from_expert: (N,) bool, whose masks each item has: those of experts come first.
 
     Raises:
         CxrError: an unknown word or class, no mask to learn from, or pseudo-masks of another store.
@@ -61,7 +62,7 @@ class SegmentationDataset(StoreDataset):
         seed: int = 0,
         fold: int = 0,
         folds: int = 0,
-        keep_masks: bool = True,
+        keep_masks: bool | None = None,
         need_masks: bool = True,
     ) -> None:
         if supervision not in SUPERVISIONS:
@@ -78,18 +79,22 @@ class SegmentationDataset(StoreDataset):
         self._pseudo, pseudo = None, np.zeros(0, np.int64)
         if supervision != "full":
             self._pseudo, pseudo = _pseudo_rows(store, names, rows, pseudo_masks)
-        masks = names if len(expert) else ()
-        super().__init__(path, rows=np.concatenate([expert, pseudo]), masks=masks, keep_masks=keep_masks)
+        super().__init__(path, rows=np.concatenate([expert, pseudo]))
         self.mask_names = names
         self.from_expert = np.arange(len(self.rows)) < len(expert)
-        self._known = np.concatenate([known, np.zeros((len(pseudo), len(names)), bool)])
-        self.expert_counts = self._counts(expert, known)
+        self._known = known
+        if keep_masks is None:
+            keep_masks = len(expert) * store.size**2 * len(store.mask_names) / 8 < KEPT_BYTES
+        self._experts = StoredMasks(store, expert, names, keep_masks) if len(expert) else None
 
-    def _counts(self, expert: np.ndarray, known: np.ndarray) -> np.ndarray:
-        if not len(expert):
+    @cached_property
+    def expert_counts(self) -> np.ndarray:
+        """(K,) how many masks of the store that are not empty are used of each class."""
+        if self._experts is None:
             return np.zeros(len(self.mask_names), int)
-        present = np.stack([_present(self.store, expert, int(bit)) for bit in self._bits], axis=1)
-        return (present & known).sum(axis=0)
+        rows, bits = self._experts.rows, self._experts.bits
+        present = np.stack([_present(self.store, rows, int(bit)) for bit in bits], axis=1)
+        return (present & self._known).sum(axis=0)
 
     def weights(self, strong_weight: float) -> np.ndarray | None:
         """How often each item is drawn where both kinds are there, see `dataset.EpochSampler`; else `None`.
@@ -115,11 +120,15 @@ class SegmentationDataset(StoreDataset):
         places = np.asarray(indices, np.int64)
         batch = super().__getitems__(indices)
         device = batch["image"].device
-        masks = self._drawn(places, batch)
-        machine = np.flatnonzero(~self.from_expert[places])
-        if len(machine):
+        masks = np.empty((len(places), len(self.mask_names), *[self.store.size] * 2), np.uint8)
+        drawn = self.from_expert[places]
+        if drawn.any():
+            found, known = self._experts.get(places[drawn])
+            found[~(known & self._known[places[drawn]])] = MASK_UNKNOWN
+            masks[drawn] = found
+        if not drawn.all():
             store, order = self._pseudo
-            masks[machine] = store.get(store.places_of(self.rows[places[machine]]))[:, order]
+            masks[~drawn] = store.get(store.places_of(self.rows[places[~drawn]]))[:, order]
         for mask, row in zip(masks, self.rows[places], strict=True):
             rows, columns = content_window(self.store.geometry[row])
             mask[:, : rows.start] = mask[:, rows.stop :] = MASK_UNKNOWN
@@ -127,14 +136,6 @@ class SegmentationDataset(StoreDataset):
         known = (masks != MASK_UNKNOWN).any(axis=(2, 3))
         batch["mask"], batch["mask_known"] = torch.from_numpy(masks).to(device), torch.from_numpy(known).to(device)
         return batch
-
-    def _drawn(self, places: np.ndarray, batch: dict[str, torch.Tensor]) -> np.ndarray:
-        if "mask" not in batch:
-            size = self.store.size
-            return np.full((len(places), len(self.mask_names), size, size), MASK_UNKNOWN, np.uint8)
-        masks = batch["mask"].cpu().numpy()
-        masks[~(batch["mask_known"].cpu().numpy() & self._known[places])] = MASK_UNKNOWN
-        return masks
 
 
 def choose_masks(data_file: str | os.PathLike[str], classes: str | Sequence[str] | None) -> list[str]:

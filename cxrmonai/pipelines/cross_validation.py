@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from monai.bundle import create_workflow
 
 from cxrmonai.errors import CxrError
 from cxrmonai.files import atomic_path, write_json
-from cxrmonai.report.segmentation import in_a_line, segmentation_report, summarise_overlap
+from cxrmonai.report.segmentation import COUNTS, in_a_line, segmentation_report, summarise_overlap
 
 OPTIONS_FILE = "options.json"
 
@@ -42,22 +43,15 @@ def cross_validate(
         What `metrics.json` holds.
 
     Raises:
-        CxrError: fewer than three folds, or no evaluate.json beside the config.
+        CxrError: fewer than three folds; see `run_fold`.
     """
-    evaluate = Path(config_files[0]).with_name("evaluate.json")
-    if folds < 3 or not evaluate.is_file():
-        raise CxrError(f"{evaluate}: needed beside the config, and at least 3 folds, not {folds}")
+    if folds < 3:
+        raise CxrError(f"--folds {folds}: give at least 3, one to test on, one to validate, the rest to learn from")
     work_dir = Path(work_dir)
     parts = []
     for fold in range(folds):
-        folder = work_dir / f"fold_{fold}"
-        options = {**overrides, "fold": fold, "folds": folds}
-        if _is_done(folder, config_files, options):
-            print(f"note: fold {fold + 1} of {folds} was done before with the same options; see {folder}")
-        else:
-            print(f"fold {fold + 1} of {folds}", flush=True)
-            _run_fold(folder, config_files, evaluate, options)
-        parts.append(_Fold(folder))
+        print(f"fold {fold + 1} of {folds}", flush=True)
+        parts.append(run_fold(work_dir / f"fold_{fold}", config_files, {**overrides, "fold": fold, "folds": folds}))
     table = pd.concat([part.table for part in parts], ignore_index=True)
     if table.duplicated(["image_id", "class"]).any():
         raise CxrError(f"{work_dir}: an image was tested on in two folds; remove the folder and start anew")
@@ -73,32 +67,50 @@ def cross_validate(
     return summary
 
 
-class _Fold:
-    """What a fold that is done left."""
+@dataclass(frozen=True)
+class Fold:
+    """What a fold that is done left.
 
-    def __init__(self, folder: Path) -> None:
-        text = dict.fromkeys(("image_id", "patient_id", "split", "class"), str)
-        self.table = pd.read_csv(folder / "eval/overlap.csv", dtype=text, keep_default_na=False, na_values={})
-        for name in ("intersection", "predicted", "true"):
-            self.table[name] = pd.to_numeric(self.table[name], errors="coerce")
-        self.metrics = json.loads((folder / "eval/metrics.json").read_text(encoding="utf-8"))
+    Attributes:
+        table: pixel counts of its test images, see `report.segmentation.overlap_table`.
+        metrics: of its test images.
+    """
 
-
-def _asked(config_files: Sequence[Path], options: Mapping[str, Any]) -> dict[str, Any]:
-    return {"configs": [path.read_text(encoding="utf-8") for path in config_files], "options": dict(options)}
+    table: pd.DataFrame
+    metrics: dict[str, Any]
 
 
-def _is_done(folder: Path, config_files: Sequence[Path], options: Mapping[str, Any]) -> bool:
-    path = folder / OPTIONS_FILE
-    wanted = json.loads(json.dumps(_asked(config_files, options)))
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == wanted
+def run_fold(folder: str | Path, config_files: Sequence[Path], options: Mapping[str, Any]) -> Fold:
+    """Trains and tests one fold, unless that was done before with the same configs and options.
+
+    Args:
+        folder: of the fold.
+        config_files: see `cross_validate`.
+        options: keys of train.json, `fold` and `folds` among them.
+
+    Raises:
+        CxrError: no evaluate.json beside the config.
+    """
+    folder, evaluate = Path(folder), Path(config_files[0]).with_name("evaluate.json")
+    if not evaluate.is_file():
+        raise CxrError(f"{evaluate}: no such file; it is needed beside the config")
+    asked = {"configs": [path.read_text(encoding="utf-8") for path in config_files], "options": dict(options)}
+    done = folder / OPTIONS_FILE
+    if done.is_file() and json.loads(done.read_text(encoding="utf-8")) == json.loads(json.dumps(asked)):
+        print(f"note: {folder} was done before with the same options")
+    else:
+        done.unlink(missing_ok=True)
+        _train_and_test(folder, config_files, evaluate, options)
+        write_json(done, asked)
+    text = dict.fromkeys(("image_id", "patient_id", "split", "class"), str)
+    table = pd.read_csv(folder / "eval/overlap.csv", dtype=text, keep_default_na=False)
+    for name in COUNTS:
+        table[name] = pd.to_numeric(table[name], errors="coerce")
+    return Fold(table, json.loads((folder / "eval/metrics.json").read_text(encoding="utf-8")))
 
 
-def _run_fold(folder: Path, config_files: Sequence[Path], evaluate: Path, options: Mapping[str, Any]) -> None:
-    """Trains, tests, and notes at the end with which options."""
-    root = str(evaluate.parents[1])
-    (folder / OPTIONS_FILE).unlink(missing_ok=True)
-    places = {"bundle_root": root, "output_dir": str(folder / "eval")}
+def _train_and_test(folder: Path, config_files: Sequence[Path], evaluate: Path, options: Mapping[str, Any]) -> None:
+    places = {"bundle_root": str(evaluate.parents[1]), "output_dir": str(folder / "eval")}
     train = create_workflow(
         config_file=[str(path) for path in config_files],
         workflow_type="train",
@@ -115,4 +127,3 @@ def _run_fold(folder: Path, config_files: Sequence[Path], evaluate: Path, option
     )
     test.initialize()
     test.run()
-    write_json(folder / OPTIONS_FILE, _asked(config_files, options))

@@ -179,7 +179,7 @@ def test_two_ranks_remember_the_same_and_only_one_writes(small_phantom, tmp_path
 def test_a_collapsed_run_is_told(small_phantom, tmp_path, capsys):
     """Without a predictor and a copy nothing keeps BYOL's loss from being met by one embedding for all."""
     made = train(
-        tmp_path, small_phantom, "byol", predictor=0, key_momentum=0, head="linear", learning_rate=0.01,
+        tmp_path, small_phantom, "byol", predictor=0, key_momentum=0, head="linear", learning_rate=0.03,
         max_epochs=6, schedule="constant",
     )  # fmt: skip
     made.run()
