@@ -36,9 +36,7 @@ def is_made(record: str | os.PathLike[str], inputs: Mapping[str, Any]) -> bool:
     return all(stamp(path) == found for path, found in content["outputs"].items())
 
 
-def note_made(
-    record: str | os.PathLike[str], inputs: Mapping[str, Any], outputs: list[str | os.PathLike[str]]
-) -> None:
+def note_made(record: str | os.PathLike[str], inputs: Mapping[str, Any], outputs: list[str | os.PathLike[str]]) -> None:
     """Writes down of what something was made.
 
     Args:

@@ -219,7 +219,7 @@ def compare(
     batch_size: int | None = None,
     seed: int = 0,
     device: str | None = None,
-    labels: str = "0.01,0.1,1",
+    label_fraction: str = "0.01,0.1,1",
     draws: int = 5,
     classes: str | None = None,
     policy: str = "ignore",
@@ -243,7 +243,7 @@ def compare(
         batch_size: images a step, or pairs, for all methods; by default each has its own.
         seed: of weights, order, views, draws of patients and resamples.
         device: cpu, cuda or cuda:N; a GPU where there is one.
-        labels: fractions of the training patients to probe with.
+        label_fraction: fractions of the training patients to probe with.
         draws: of each fraction below 1; their mean is given.
         classes: findings to probe for, as A,B; all by default.
         policy: what uncertain labels count as.
@@ -254,8 +254,7 @@ def compare(
 
     overrides = {"encoder": encoder, "image_size": image_size, "seed": seed}
     overrides |= {key: value for key, value in (("stem", stem), ("batch_size", batch_size)) if value is not None}
-    fractions = labels if isinstance(labels, (list, tuple)) else str(labels).split(",")
-    probe = {"draws": draws, "classes": classes, "policy": policy, "resamples": resamples, "fractions": fractions}
+    probe = {"draws": draws, "classes": classes, "policy": policy, "resamples": resamples, "fractions": label_fraction}
     content = compare_methods(
         str(data_file), str(probe_file), methods, images_seen, str(out), overrides, probe, device, bundles
     )
@@ -410,6 +409,69 @@ def check(config_file: str, **overrides: Any) -> int:
     return main_check(config_file, **overrides)
 
 
+def chexseg(
+    work_dir: str,
+    data_file: str | None = None,
+    classes: str | None = None,
+    classifier: str | None = None,
+    image_size: int = 128,
+    seeds: int = 3,
+    expert_masks: int = 10,
+    subset: int | None = 100,
+    encoder: str = "resnet18",
+    classifier_epochs: int = 15,
+    irnet_epochs: int = 3,
+    segmenter_epochs: int = 15,
+    strong_weight: float = 0.9,
+    batch_size: int = 16,
+    learning_rate: float = 0.001,
+    device: str | None = None,
+    bundles: str = "bundles",
+) -> int:
+    """Segmentation from few masks: classifier, IRNet and DeepLabV3+ in a row, and a table of weak, full and semi.
+
+    An interrupted run goes on when the same command is given again, and what has not changed is left out.
+
+    Args:
+        work_dir: gets everything, `results.json`, `results.csv` and `report.html` among it.
+        data_file: a store with findings and masks; a synthetic phantom by default.
+        classes: findings that have masks, A,B; all of those by default.
+        classifier: weights to begin with; one is trained by default.
+        image_size: edge of the networks' input in pixels.
+        seeds: how many times the segmenters are trained.
+        expert_masks: drawn masks of each finding that `full` and `semi` see, drawn by seed.
+        subset: training images with pseudo-masks; None for all.
+        encoder: a timm name.
+        classifier_epochs: of the classifier.
+        irnet_epochs: of IRNet.
+        segmenter_epochs: of each DeepLabV3+.
+        strong_weight: probability that `semi` draws from the drawn masks.
+        batch_size: of all networks.
+        learning_rate: of the segmenters.
+        device: cpu or cuda.
+        bundles: folder of the bundles.
+    """
+    from cxrmonai.pipelines.chexseg import ChexsegSettings, run_chexseg
+
+    settings = ChexsegSettings(
+        image_size=image_size,
+        seeds=seeds,
+        expert_masks=expert_masks,
+        subset=subset,
+        encoder=encoder,
+        classifier_epochs=classifier_epochs,
+        irnet_epochs=irnet_epochs,
+        segmenter_epochs=segmenter_epochs,
+        strong_weight=strong_weight,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        device=device,
+    )
+    names = ",".join(classes) if isinstance(classes, (list, tuple)) else classes
+    run_chexseg(str(work_dir), data_file, names, classifier, settings, bundles)
+    return 0
+
+
 def version() -> int:
     """Prints the version."""
     print(__version__)
@@ -429,6 +491,7 @@ COMMANDS = {
     "export": export,
     "board": board,
     "dicom-out": dicom_out,
+    "chexseg": chexseg,
     "cross-validate": cross_validate,
     "check": check,
     "version": version,

@@ -12,10 +12,18 @@ LAYERS = (
     ("engines",),
     ("explain", "segmentation"),
     ("report",),
-    ("deploy",),
+    ("deploy", "pipelines"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-COMMON = {"_version", "distributed", "errors", "files", "processes", "progress"}  # serve all layers and import none
+COMMON = {
+    "_version",
+    "caching",
+    "distributed",
+    "errors",
+    "files",
+    "processes",
+    "progress",
+}  # serve all layers and import none
 
 
 def imports(path):

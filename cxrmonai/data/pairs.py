@@ -15,7 +15,6 @@ from cxrmonai.errors import CxrError
 
 SAME, ORDER = 0, 1  # columns of a pair's label
 MATCHED = ("view, sex and decade of age", "view and sex", "view", "nothing")
-_TRIES = 8
 
 
 class StudyPairs(StoreDataset):
@@ -58,12 +57,12 @@ class StudyPairs(StoreDataset):
         several = table["patient"].isin(studies.index[studies > 1]) & known
         self._anchors = np.flatnonzero(several)
         pool = several if (studies > 1).sum() > 1 else table["patient"] != ""
-        self._patient, self._study = table["patient"].to_numpy(), table["study"].to_numpy()
+        self._patient, self._study = (pd.factorize(table[name])[0] for name in ("patient", "study"))
         self._order = table["order"].to_numpy(float)
-        self._of_patient = {name: group.to_numpy() for name, group in _places(table[several], "patient")}
-        self._keys = [table[columns].agg("/".join, axis=1).to_numpy() for columns in _LEVELS]
-        self._alike = [dict(_places(table[pool], columns)) for columns in _LEVELS]
-        self._pool = np.flatnonzero(pool)
+        self._of_patient = _places(self._patient, self._anchors)
+        self._keys = [table[list(columns)].agg("/".join, axis=1).to_numpy(str) for columns in _LEVELS]
+        self._keys.append(np.full(len(table), ""))
+        self._alike = [_places(keys, np.flatnonzero(pool)) for keys in self._keys]
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers must see it change
         self._drawn = -1
         self._draw()
@@ -110,15 +109,13 @@ class StudyPairs(StoreDataset):
 
     def _stranger(self, random: np.random.Generator, anchor: int, partner: int) -> int:
         """An image of another patient than the anchor's that is like the partner."""
-        for level, alike in enumerate((*self._alike, None)):
-            group = self._pool if alike is None else alike.get(self._keys[level][partner], _NONE)
-            for candidate in random.choice(group, _TRIES) if len(group) else _NONE:
-                if self._patient[candidate] != self._patient[anchor]:
-                    self.matched[level] += 1
-                    return int(candidate)
-        group = self._pool[self._patient[self._pool] != self._patient[anchor]]
-        self.matched[-1] += 1
-        return int(random.choice(group))
+        for level, groups in enumerate(self._alike):
+            group = groups.get(self._keys[level][partner], _NONE)
+            group = group[self._patient[group] != self._patient[anchor]]
+            if len(group):
+                self.matched[level] += 1
+                return int(random.choice(group))
+        raise AssertionError("the pool holds another patient")  # made sure of at the start
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """A batch of pairs, see the class."""
@@ -132,7 +129,7 @@ class StudyPairs(StoreDataset):
         }
 
 
-_LEVELS = (["view", "sex", "decade"], ["view", "sex"], ["view"])
+_LEVELS = (("view", "sex", "decade"), ("view", "sex"), ("view",))
 _NONE = np.zeros(0, np.int64)
 
 
@@ -147,7 +144,6 @@ def _pair_table(store: Store, rows: np.ndarray, order_column: str) -> pd.DataFra
     return table
 
 
-def _places(table: pd.DataFrame, columns: str | list[str]) -> list[tuple[str, pd.Series]]:
-    """Places of the rows of each group, under the group's name."""
-    name = table[columns] if isinstance(columns, str) else table[columns].agg("/".join, axis=1)
-    return [(str(key), group) for key, group in pd.Series(table.index, table.index).groupby(name)]
+def _places(names: np.ndarray, chosen: np.ndarray) -> dict[object, np.ndarray]:
+    """Where each name stands among the chosen places of (N,) names."""
+    return {name: group.to_numpy() for name, group in pd.Series(chosen).groupby(names[chosen])}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cxrmonai import distributed
 from cxrmonai.data.store import open_store
 from cxrmonai.data.table import name_list
 from cxrmonai.data.targets import any_finding, make_grades, make_targets, match_classes
@@ -130,6 +131,20 @@ def _known(data_file: str | os.PathLike[str], task: Task) -> Task:
     if np.isnan(task.targets).all():
         raise CxrError(f"{data_file}: nothing is known of {', '.join(task.class_names)}; see policy, blank and classes")
     return task
+
+
+def note_one_sided(task: Task, rows: np.ndarray) -> None:
+    """Says on rank 0 of which classes the training images show one side only, so that they cannot be learned.
+
+    Args:
+        task: of the store.
+        rows: of the training images.
+    """
+    absent, present = task.frequencies(rows).T
+    for name, without, having in zip(task.class_names, absent, present, strict=True):
+        if not (without and having) and distributed.rank() == 0:
+            what = "is present in none" if without else "is absent in none" if having else "is known in none"
+            print(f"note: {name} {what} of the {len(rows)} training images, so that it cannot be learned")
 
 
 def sampling_weights(task: Task, rows: np.ndarray, kind: str = "uniform") -> np.ndarray | None:

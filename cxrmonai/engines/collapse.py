@@ -11,22 +11,22 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from cxrmonai import distributed
-from cxrmonai.metrics.contrastive import effective_rank, spread
+from cxrmonai.metrics.contrastive import deviations, effective_rank, spread
 
 
 class CollapseMonitor:
     """Measures the embeddings of the last training steps, writes them to TensorBoard, and warns once of a collapse.
 
     The scalars are `embedding/spread` (0 collapsed, 1 even) and `embedding/effective_rank` (dimensions in use), see
-    `metrics.contrastive`. They are taken over this rank's last `images` embeddings. A run counts as collapsed when the
-    spread falls below `least_spread` or the rank below `least_rank` at the end of an epoch; the first such epoch is
-    told on stderr.
+    `metrics.contrastive`. They are taken over this rank's last steps of the epoch, as many as make `images` embeddings,
+    each step about its own mean. A run counts as collapsed when the spread falls below `least_spread` or the rank below
+    `least_rank` at the end of an epoch; the first such epoch is told on stderr.
 
     Args:
         module: whose output (B, D) in training is watched: a projection head, or an encoder.
         writer: from `summary_writer`; `None` writes nothing.
         every: steps between measurements, besides each epoch's last.
-        images: how many of the last embeddings are measured.
+        images: how many of the last embeddings are measured, at least.
         least_spread: of a run that has not collapsed.
         least_rank: likewise.
 
@@ -42,7 +42,7 @@ class CollapseMonitor:
         writer: SummaryWriter | None = None,
         every: int = 100,
         images: int = 512,
-        least_spread: float = 0.02,
+        least_spread: float = 0.03,
         least_rank: float = 1.5,
     ) -> None:
         self.module, self.writer, self.every, self.images = module, writer, every, images
@@ -54,6 +54,7 @@ class CollapseMonitor:
     def attach(self, engine: Engine) -> None:
         """Attaches to the run, to steps and to epochs."""
         engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._parts.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.measure)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch)
         engine.add_event_handler(Events.COMPLETED, lambda _: self._hook.remove())
@@ -73,8 +74,8 @@ class CollapseMonitor:
         """Measures and writes."""
         if not self._parts:
             return
-        embeddings = torch.cat(tuple(self._parts))[-self.images :].float().cpu()
-        self.spread, self.rank = spread(embeddings), effective_rank(embeddings)
+        apart = deviations([part.cpu() for part in self._parts])
+        self.spread, self.rank = spread(apart), effective_rank(apart)
         if self.writer is not None:
             self.writer.add_scalar("embedding/spread", self.spread, engine.state.iteration)
             self.writer.add_scalar("embedding/effective_rank", self.rank, engine.state.iteration)

@@ -24,7 +24,8 @@ from cxrmonai.errors import CxrError
 from cxrmonai.metrics.multiclass import class_numbers, mean_auroc, one_hot
 from cxrmonai.networks import Classifier
 
-METHODS = LINEAR, LOGISTIC, KNN = ("linear", "logistic", "knn")
+LINEAR, LOGISTIC, KNN = "linear", "logistic", "knn"
+METHODS = (LINEAR, LOGISTIC, KNN)
 
 
 class FeatureBank:

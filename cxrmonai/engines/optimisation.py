@@ -13,7 +13,8 @@ from torch.optim import lr_scheduler
 from cxrmonai.errors import CxrError
 
 OPTIMIZERS = ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "Adadelta")
-SCHEDULES = ("constant", "cosine", "step", "plateau", "one_cycle")
+SCHEDULES = ("constant", "cosine", "step", "plateau", "one_cycle", "poly")
+POLY_POWER = 0.9
 WITH_MOMENTUM = ("SGD", "RMSprop")
 
 
@@ -60,8 +61,9 @@ def make_schedule(
 
     Args:
         name: `constant`; `cosine`, to 0 at the end; `step`, times `factor` after each of `step_epochs`; `plateau`,
-            times `factor` when the metric was not better for `plateau_epochs`; or `one_cycle` (Smith and Topin, 2018),
-            whose peak is the optimiser's learning rate.
+            times `factor` when the metric was not better for `plateau_epochs`; `one_cycle` (Smith and Topin, 2018),
+            whose peak is the optimiser's learning rate; or `poly`, falling to 0 as (1 − share of the run)^0.9
+            (Chen et al., DeepLab, 2017).
         optimizer: whose learning rates are scheduled.
         updates_per_epoch: of the weights.
         max_epochs: of the run.
@@ -89,6 +91,8 @@ def make_schedule(
         peak = [group["lr"] for group in optimizer.param_groups]
         rise = min(0.9, warmup_epochs / max_epochs) if warmup_epochs else 0.3
         return lr_scheduler.OneCycleLR(optimizer, peak, total_steps=total + 1, pct_start=rise, cycle_momentum=False)
+    if name == "poly":
+        return lr_scheduler.LambdaLR(optimizer, lambda update: max(0.0, 1 - update / total) ** POLY_POWER)
     raise CxrError(f"schedule '{name}': known are {', '.join(SCHEDULES)}")
 
 

@@ -151,8 +151,12 @@ def positive_items(target: np.ndarray, rows: np.ndarray, classes: Sequence[int],
     return Items(np.concatenate(chosen), np.repeat(np.asarray(classes), counts))
 
 
-def method_maps(method: str) -> Maps:
+def method_maps(method: str, options: Mapping[str, Any] | None = None) -> Maps:
     """Maps of a method of `explain.attribute`, for one finding: network, its input, finding → (B, S, S), 0–1.
+
+    Args:
+        method: of `attribution.METHODS`.
+        options: of the method, such as `layer` for `gradcam`.
 
     Raises:
         CxrError: an unknown method.
@@ -160,7 +164,7 @@ def method_maps(method: str) -> Maps:
     check_method(method)
 
     def maps_of(network: nn.Module, images: torch.Tensor, finding: int) -> torch.Tensor:
-        return attribute(network, images, [finding], method)[:, 0]
+        return attribute(network, images, [finding], method, **(options or {}))[:, 0]
 
     return maps_of
 

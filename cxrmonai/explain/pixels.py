@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,23 +15,16 @@ from torch import nn
 
 from cxrmonai.data.dataset import StoreDataset, store_loader
 from cxrmonai.data.store import open_store
-from cxrmonai.data.table import name_list
-from cxrmonai.data.targets import match_classes
-from cxrmonai.errors import CxrError
+from cxrmonai.explain.localising import need_classifier
 from cxrmonai.networks import Classifier, input_of, load_classifier
 from cxrmonai.transforms import BatchEqualizeHistogramd, BatchScaleIntensityd, PreprocessBatchd, Preprocessing
 
-TRAINING = "python -m monai.bundle run --config_file bundles/supervised/configs/train.json"
 Transform = Callable[[Mapping[Any, Any]], Mapping[Any, Any]]
 
 
 def trained_classifier(path: str | os.PathLike[str]) -> Classifier:
-    """Reads a classifier, and says how to train one where there is none; otherwise as `networks.load_classifier`."""
-    if not os.path.exists(path):
-        raise CxrError(
-            f"{os.path.relpath(path)}: no classifier here; train one with `{TRAINING}`, or name one with --ckpt_path"
-        )
-    return load_classifier(path)
+    """Reads a classifier, as `networks.load_classifier`, and says how to train one where there is none."""
+    return load_classifier(need_classifier(path))
 
 
 def pixel_classifier(network: Classifier, image_size: int, device: str | torch.device = "cpu") -> PixelClassifier:
@@ -57,16 +50,6 @@ def some_rows(data_file: str | os.PathLike[str], split: str, limit: int = 0, see
     if not limit or len(rows) <= limit:
         return rows
     return np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
-
-
-def class_places(class_names: Sequence[str], classes: str | Sequence[str] | None) -> list[int]:
-    """Places of classes, `A,B` or a list in any spelling, among a classifier's; all where none is named.
-
-    Raises:
-        CxrError: a class that the classifier does not have.
-    """
-    names = name_list(classes)
-    return match_classes(names, class_names) if names else list(range(len(class_names)))
 
 
 class PixelClassifier:

@@ -159,7 +159,7 @@ def export(
             if all(mask is not None for mask in known.values()):
                 true_masks.add(image_id, _all_tasks(known))
             for k, task in tasks.items():
-                content = _pickled(store, row, maps[k], float(heatmaps.probability[n, k]), task, known[task])
+                content = _pickled(store, row, maps[k], float(heatmaps.probability[n, k]), task, truth.present(row, k))
                 with atomic_path(folder / "maps" / f"{image_id}_{task}_map.pkl") as temporary:
                     temporary.write_bytes(pickle.dumps(content))
     return folder
@@ -176,7 +176,7 @@ def _all_tasks(masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _pickled(
-    store: Store, row: int, heat: np.ndarray, probability: float, task: str, truth: np.ndarray | None
+    store: Store, row: int, heat: np.ndarray, probability: float, task: str, present: bool
 ) -> dict[str, object]:
     geometry = store.geometry[row]
     window = content_window(geometry)
@@ -185,7 +185,7 @@ def _pickled(
         "map": torch.from_numpy(np.array(heat[window], np.float32))[None, None],
         "prob": probability,
         "task": task,
-        "gt": int(truth is not None and bool(truth.any())),
+        "gt": int(present),
         "cxr_img": torch.from_numpy(image).repeat(3, 1, 1),
         "cxr_dims": (int(geometry[WIDTH]), int(geometry[HEIGHT])),
     }

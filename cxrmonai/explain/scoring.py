@@ -19,7 +19,7 @@ from cxrmonai.explain.boxes import Rule, check_rule, find_boxes, find_mask
 from cxrmonai.explain.heatmaps import Heatmaps
 from cxrmonai.explain.localising import AttributionInferer, heatmaps_of
 from cxrmonai.explain.truth import StoreTruth
-from cxrmonai.metrics.localization import BoxCounts, box_summary, count_boxes, pointing_hit
+from cxrmonai.metrics.localization import BoxCounts, box_summary, count_boxes, mean_hit_rate, pointing_hit
 from cxrmonai.metrics.overlap import mask_counts, overlap_summary
 from cxrmonai.networks import Classifier
 from cxrmonai.progress import progress_bar
@@ -168,8 +168,8 @@ def score(
         seed: of the bootstrap.
 
     Returns:
-        `images`, `patients`; `findings`, see `metrics.localization.box_summary`; `mean_hit_rate` with its interval
-        over the findings that have one; `overlap`, see `metrics.overlap.overlap_summary`. Both at original size.
+        `images`, `patients`; `findings`, see `metrics.localization.box_summary`; `mean_hit_rate` over the findings that
+        have one, with its interval; `overlap`, see `metrics.overlap.overlap_summary`. All at original size.
     """
     names = heatmaps.class_names
     truth = StoreTruth(store, names)
@@ -197,9 +197,12 @@ def score(
                     hits[n, k] = pointing_hit(map_to_original(maps[k], geometry), mask)
             bar.update(1)
     groups = patients(store, heatmaps.rows)
+    mean, interval = mean_hit_rate(hits, groups, resamples, seed)
     return {
         "images": len(heatmaps),
         "patients": len(set(groups)),
+        "mean_hit_rate": mean,
+        "mean_hit_rate_ci": interval,
         "findings": box_summary(counts, number, hits, names, groups, resamples, seed),
         "overlap": overlap_summary(*pixels, names, groups, resamples, seed),
     }

@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from cxrmonai.errors import CxrError
 from cxrmonai.explain.ascent import Ascent, Ball, ascend
-from cxrmonai.explain.pixels import PixelClassifier, class_places
+from cxrmonai.explain.localising import chosen_classes
+from cxrmonai.explain.pixels import PixelClassifier
+from cxrmonai.networks import Classifier
 from cxrmonai.progress import progress_bar
 from cxrmonai.transforms.batch import gaussian_blur
 
@@ -54,13 +56,12 @@ class Trajectory:
         return {"L2": np.linalg.norm(change, axis=1), "Linf": np.abs(change).max(axis=1)}
 
 
-def wanted_classes(class_names: Sequence[str], findings: str | Sequence[str] | None, kind: str) -> np.ndarray:
+def wanted_classes(network: Classifier, findings: str | Sequence[str] | None) -> np.ndarray:
     """Which classes shall be raised, one row for each image that is made.
 
     Args:
-        class_names: (K,) of the classifier.
+        network: of K classes.
         findings: `A,B` or a list, in any spelling: one image with all of them. None makes an image for each class.
-        kind: `multilabel` or `multiclass`.
 
     Returns:
         (1, K) or (K, K) bool.
@@ -68,14 +69,13 @@ def wanted_classes(class_names: Sequence[str], findings: str | Sequence[str] | N
     Raises:
         CxrError: a class the classifier does not have, or several that exclude each other.
     """
+    places = chosen_classes(network, findings)
+    each = np.eye(len(network.class_names), dtype=bool)
     if not findings:
-        return np.eye(len(class_names), dtype=bool)
-    places = class_places(class_names, findings)
-    if kind == "multiclass" and len(places) > 1:
+        return each
+    if network.task == "multiclass" and len(places) > 1:
         raise CxrError(f"findings {findings}: the classes exclude each other; name one")
-    wanted = np.zeros((1, len(class_names)), bool)
-    wanted[0, places] = True
-    return wanted
+    return each[places].any(axis=0, keepdims=True)
 
 
 def maximise(

@@ -42,10 +42,21 @@ class StoreTruth:
             rows = rows[self.store.column("split") == split]
         names = {canonical(name) for name in self.class_names}
         boxed = {image_id for image_id, finding in self._boxes if finding in names}
-        masks = any(bit is not None for bit in self._bits)
-        return np.array(
-            [row for row in rows if self._image_ids[row] in boxed or (masks and int(row) in self._drawn)], np.int64
-        )
+        drawn = self._rows_with_masks()
+        return np.array([row for row in rows if self._image_ids[row] in boxed or int(row) in drawn], np.int64)
+
+    def _rows_with_masks(self) -> set[int]:
+        wanted = sum(1 << bit for bit in self._bits if bit is not None)
+        if not wanted or not self._drawn:
+            return set()
+        return set(self.store.mask_rows()[(self.store.mask_flags() & wanted) != 0].tolist())
+
+    def present(self, row: int, k: int) -> bool:
+        """Whether the finding is there, as far as is known: by its mask or boxes, else by its label."""
+        boxes, column = self.boxes(row, k), self._columns[k]
+        if boxes is not None:
+            return len(boxes) > 0
+        return column is not None and bool(self.store.labels[row, column] == 1)
 
     def boxes(self, row: int, k: int) -> np.ndarray | None:
         """(T, 4) [x, y, w, h] in original pixels, empty where the finding is nowhere; `None` where it is unknown."""

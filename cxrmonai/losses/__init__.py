@@ -1,5 +1,6 @@
 """Losses."""
 
+from cxrmonai.losses.affinity import AffinityLoss
 from cxrmonai.losses.by_name import make_loss
 from cxrmonai.losses.classification import (
     FocalLoss,
@@ -14,6 +15,7 @@ from cxrmonai.losses.joint_embedding import BarlowTwinsLoss, CosineLoss, MemoryC
 from cxrmonai.losses.segmentation import SoftDiceLoss, SummedLoss, make_segmentation_loss
 
 __all__ = [
+    "AffinityLoss",
     "BarlowTwinsLoss",
     "CosineLoss",
     "FocalLoss",

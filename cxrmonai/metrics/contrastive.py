@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -22,36 +24,47 @@ def contrastive_accuracy(embeddings: torch.Tensor, target: torch.Tensor | None =
         return (similarity.argmax(1) == partner).float().mean()
 
 
-def spread(embeddings: torch.Tensor) -> float:
-    """How far embeddings of unit length lie from their mean: √(1 − |mean|²).
-
-    It is the root mean square distance; divided by √D it is the standard deviation per dimension that SimSiam's authors
-    watch (Chen and He, 2021).
+def deviations(batches: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What sets embeddings apart from those of the same batch; a network that drifts from step to step adds nothing.
 
     Args:
-        embeddings: (N, D), of any length; they are normalised here.
+        batches: (N_k, D) each, of any length; they are normalised here. Those of one embedding are left out.
 
     Returns:
-        0 where all point the same way, 1 where they surround the origin evenly.
+        (N, D) float64, unit embeddings less the mean of their batch.
     """
     with torch.no_grad():
-        own = torch.nn.functional.normalize(embeddings.double(), dim=1)
-        return (own - own.mean(0)).square().sum(1).mean().sqrt().item()
+        unit = [torch.nn.functional.normalize(batch.double(), dim=1) for batch in batches if len(batch) > 1]
+        return torch.cat([batch - batch.mean(0) for batch in unit]) if unit else torch.zeros(0, 0)
 
 
-def effective_rank(embeddings: torch.Tensor) -> float:
+def spread(deviations: torch.Tensor) -> float:
+    """Root mean square distance of unit embeddings from their mean.
+
+    Divided by √D it is the standard deviation per dimension that SimSiam's authors watch (Chen and He, 2021).
+
+    Args:
+        deviations: (N, D), see there.
+
+    Returns:
+        0 where all point the same way, 1 where they surround the origin evenly; NaN of none.
+    """
+    return deviations.square().sum(1).mean().sqrt().item()
+
+
+def effective_rank(deviations: torch.Tensor) -> float:
     """Number of dimensions that embeddings use: e to the entropy of their singular values (Roy and Vetterli, 2007).
 
     Args:
-        embeddings: (N, D); normalised to unit length and centred here.
+        deviations: (N, D), see there.
 
     Returns:
-        1 to the smaller of N − 1 and D; 0 where all point the same way.
+        1 to the smaller of N and D; 0 where all point the same way; NaN of none.
     """
-    with torch.no_grad():
-        own = torch.nn.functional.normalize(embeddings.double(), dim=1)
-        values = torch.linalg.svdvals(own - own.mean(0))
-        if not values.numel() or values[0] <= 1e-9 * len(own) ** 0.5:
-            return 0.0
-        share = values / values.sum()
-        return torch.special.entr(share).sum().exp().item()
+    if not deviations.numel():
+        return float("nan")
+    values = torch.linalg.svdvals(deviations)
+    if values[0] <= 1e-9 * len(deviations) ** 0.5:
+        return 0.0
+    share = values / values.sum()
+    return torch.special.entr(share).sum().exp().item()

@@ -154,6 +154,36 @@ def box_summary(
     return summary
 
 
+def mean_hit_rate(
+    hits: ArrayLike, groups: ArrayLike | None = None, resamples: int = 1000, seed: int = 0
+) -> tuple[float, list[float]]:
+    """The hit rates' mean over the findings that have one, with its 95 % bootstrap interval over patients.
+
+    Args:
+        hits: (N, K) 1, 0 or NaN.
+        groups: (N,) patient of each image; none makes each image its own patient.
+        resamples: of the bootstrap; 0 gives a NaN interval.
+        seed: of the bootstrap; the patients drawn are those of `box_summary`.
+
+    Returns:
+        The mean and [low, high]; NaN where no finding has a hit rate.
+    """
+    hits = np.asarray(hits, np.float64)
+    columns = np.concatenate([np.nan_to_num(hits), ~np.isnan(hits)], axis=1)
+    drawn = bootstrap_sums(columns, groups, resamples, seed)
+    samples = _mean_ratio(drawn, hits.shape[1])
+    low, high = percentile_interval(samples[:, None])
+    return float(_mean_ratio(columns.sum(axis=0)[None], hits.shape[1])[0]), [float(low[0]), float(high[0])]
+
+
+def _mean_ratio(sums: np.ndarray, classes: int) -> np.ndarray:
+    """(R, 2K) sums of parts and wholes → (R,) mean of the ratios that are defined."""
+    part, whole = sums[:, :classes], sums[:, classes:]
+    defined = whole > 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(defined, part / np.where(defined, whole, 1), 0).sum(axis=1) / defined.sum(axis=1)
+
+
 _PER = len(MEASURES) * len(THRESHOLDS)
 _HEAD = 6  # images with boxes, boxes, images without, their detected boxes, hits, images that hits are counted in
 _ROW = _HEAD + 3 * _PER

@@ -13,6 +13,7 @@ from cxrmonai.networks.checkpoints import (
 from cxrmonai.networks.classifier import Classifier, classifier_like, encoder_stages, load_classifier, parameter_groups
 from cxrmonai.networks.contrastive import ContrastiveNetwork
 from cxrmonai.networks.encoders import EncoderDescription, encoder
+from cxrmonai.networks.irnet import IRNet, branch_groups, irnet_like, load_irnet, make_irnet
 from cxrmonai.networks.joint_embedding import EmbeddingNetwork, JointEmbeddingNetwork, PairProjector
 from cxrmonai.networks.memory import make_memories
 from cxrmonai.networks.pretext import PretextNetwork, load_pretext, pretext_like
@@ -27,10 +28,12 @@ __all__ = [
     "ContrastiveNetwork",
     "EmbeddingNetwork",
     "EncoderDescription",
+    "IRNet",
     "JointEmbeddingNetwork",
     "PairProjector",
     "PretextNetwork",
     "Segmenter",
+    "branch_groups",
     "build_of",
     "classifier_like",
     "describe_checkpoint",
@@ -38,11 +41,14 @@ __all__ = [
     "encoder_stages",
     "encoder_to_tune",
     "input_of",
+    "irnet_like",
     "load_classifier",
     "load_encoder",
+    "load_irnet",
     "load_network",
     "load_pretext",
     "load_segmenter",
+    "make_irnet",
     "make_memories",
     "make_segmenter",
     "parameter_groups",

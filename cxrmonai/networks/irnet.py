@@ -22,7 +22,7 @@ from cxrmonai.networks.checkpoints import (
     read_described,
 )
 from cxrmonai.networks.encoders import encoder as make_encoder
-from cxrmonai.networks.feature_maps import LAST, QUARTER, SIXTEENTH, FeatureEncoder
+from cxrmonai.networks.feature_maps import LAST, SIXTEENTH, FeatureEncoder
 from cxrmonai.transforms.preprocessing import Preprocessing
 
 SETTINGS = ("class_names", "image_size", "displacement", "output_stride", "asked")
@@ -201,4 +201,18 @@ def irnet_like(path: str | os.PathLike[str], otherwise: IRNet) -> IRNet:
     return load_irnet(path) if os.path.exists(path) else otherwise
 
 
-__all__ = ["QUARTER", "IRNet", "irnet_like", "load_irnet", "make_irnet"]
+def branch_groups(network: IRNet, learning_rate: float, displacement_factor: float = 10.0) -> list[dict[str, Any]]:
+    """Parameter groups of an optimiser: the edge branch, and the displacement branch, which learns faster.
+
+    Args:
+        network: to be trained.
+        learning_rate: of the edge branch.
+        displacement_factor: times that, of the displacement branch.
+    """
+    groups = [{"params": [*network.edges.parameters(), *network.edge.parameters()], "lr": learning_rate}]
+    if network.moves is not None:
+        groups.append({"params": list(network.moves.parameters()), "lr": learning_rate * displacement_factor})
+    return groups
+
+
+__all__ = ["IRNet", "branch_groups", "irnet_like", "load_irnet", "make_irnet"]

@@ -1,1 +1,1 @@
-"""Work of several runs: what one command makes of many trainings and evaluations."""
+"""Several bundles in a row, as one command."""

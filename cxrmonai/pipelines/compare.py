@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from cxrmonai._version import __version__
+from cxrmonai.data.label_fractions import parse_fractions
 from cxrmonai.data.store import open_store
 from cxrmonai.engines.checkpointing import FINAL
 from cxrmonai.engines.seeding import seed_everything
@@ -210,7 +211,7 @@ def compare_methods(
         data_file, probe_file, images_seen, overrides: see `Comparison`.
         methods: `all`, or names.
         out: folder.
-        probe: keyword arguments of `LabelProbe`; `fractions` may be texts.
+        probe: keyword arguments of `LabelProbe`; `fractions` as `parse_fractions` takes them.
         device: where to run; a GPU where there is one.
         bundles: folder of the bundles.
 
@@ -219,10 +220,7 @@ def compare_methods(
     """
     if not isinstance(images_seen, int) or isinstance(images_seen, bool) or images_seen < 1:
         raise CxrError(f"--images_seen {images_seen}: must be a whole number of at least 1")
-    try:
-        fractions = sorted({float(value) for value in probe["fractions"]})
-    except ValueError as error:
-        raise CxrError(f"--labels {probe['fractions']}: must be numbers such as 0.01,0.1,1") from error
+    fractions = parse_fractions(probe["fractions"])
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     chosen = choose_methods(find_methods(bundles_folder(bundles)), methods)
     shared = {**overrides, "device": place, "probe_every": 0}

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from cxrmonai.data.label_fractions import draw_patients
 from cxrmonai.data.targets import make_targets
 from cxrmonai.engines.probe import METHODS, Probe, knn_probe, linear_probe
-from cxrmonai.errors import CxrError
 from cxrmonai.metrics import auroc, bootstrap_samples, ranked_auroc
 from cxrmonai.networks.checkpoints import OWN_MEAN, OWN_STD
 from cxrmonai.progress import progress_bar
@@ -133,16 +133,3 @@ class LabelProbe:
     def _samples(self, score: np.ndarray) -> np.ndarray:
         """The same patients for every method, fraction and draw, so that differences are paired."""
         return bootstrap_samples(ranked_auroc, self.truth, score, self.test_patients, self.resamples, self.seed)
-
-
-def draw_patients(patient_ids: np.ndarray, fraction: float, seed: int = 0, draw: int = 0) -> np.ndarray:
-    """STAND-IN until ft is merged."""
-    if not 0 < fraction <= 1:
-        raise CxrError(f"fraction {fraction}: must be above 0 and at most 1")
-    patients, inverse = np.unique(patient_ids, return_inverse=True)
-    count = int(np.floor(fraction * len(patients) + 0.5))
-    if count == 0:
-        raise CxrError(f"fraction {fraction:g} of {len(patients)} training patients is no patient; give more")
-    place = np.empty(len(patients), dtype=int)
-    place[np.random.default_rng([seed, draw]).permutation(len(patients))] = np.arange(len(patients))
-    return (place < count)[inverse]

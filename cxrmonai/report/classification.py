@@ -8,8 +8,11 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+from torch.utils.tensorboard import SummaryWriter
 
 from cxrmonai.files import atomic_path, write_json
 from cxrmonai.metrics import Evaluation, evaluation_summary
@@ -109,8 +112,9 @@ def write_evaluation(
     title: str = "Evaluation of a classifier",
     resamples: int = 1000,
     seed: int = 0,
+    writer: SummaryWriter | None = None,
 ) -> dict[str, Any]:
-    """Writes what came of an evaluation, each file atomically.
+    """Writes what came of an evaluation, each file atomically; every figure is drawn once.
 
     Args:
         output_dir: gets `predictions.csv` (see `prediction_table`), `metrics.json`, a PNG for each of
@@ -119,6 +123,7 @@ def write_evaluation(
         title: of the report.
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
+        writer: TensorBoard's, which gets the figures as well, as `evaluation/NAME`.
 
     Returns:
         What `metrics.json` holds, see `cxrmonai.metrics.evaluation_summary`; NaN is written as null.
@@ -128,16 +133,23 @@ def write_evaluation(
     """
     folder = Path(output_dir)
     summary = evaluation_summary(evaluation, resamples, seed)
-    figures = evaluation_figures(evaluation, summary)
+    figures = {name: png_bytes(figure) for name, figure in evaluation_figures(evaluation, summary).items()}
     report = _evaluation_report(evaluation, summary, figures, title)
     with atomic_path(folder / "predictions.csv") as temporary:
         prediction_table(evaluation).to_csv(temporary, index=False)
-    for name, figure in figures.items():
+    for name, png in figures.items():
         with atomic_path(folder / f"{name}.png") as temporary:
-            temporary.write_bytes(png_bytes(figure))
+            temporary.write_bytes(png)
+        if writer is not None:
+            writer.add_image(f"evaluation/{name}", _pixels(png), dataformats="HWC")
     report.save(folder / "report.html")
     write_json(folder / "metrics.json", summary)
     return summary
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    """(H, W, 3) uint8, RGB."""
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def evaluation_figures(evaluation: Evaluation, summary: Mapping[str, Any] | None = None) -> dict[str, Figure]:
@@ -220,7 +232,7 @@ def _mean_label(summary: Mapping[str, Any]) -> str:
     return "Mean" if defined == len(areas) else f"Mean of {defined} defined"
 
 
-def _add_curves(report: Report, figures: Mapping[str, Figure], class_names: Sequence[str]) -> None:
+def _add_curves(report: Report, figures: Mapping[str, Figure | bytes], class_names: Sequence[str]) -> None:
     blue = "Each finding in blue over the others in grey; the" if len(class_names) > 1 else "The"
     names = ", ".join(class_names)
     report.section("Receiver operating characteristic")
@@ -251,7 +263,7 @@ def _fact(value: object) -> object:
 
 
 def _evaluation_report(
-    evaluation: Evaluation, summary: Mapping[str, Any], figures: Mapping[str, Figure], title: str
+    evaluation: Evaluation, summary: Mapping[str, Any], figures: Mapping[str, bytes], title: str
 ) -> Report:
     report = Report(title, subtitle=_subtitle(summary))
     if evaluation.synthetic:
@@ -292,7 +304,7 @@ def _add_notes(report: Report, summary: Mapping[str, Any]) -> None:
     report.table([_kind(summary), "Why a number is missing"], rows)
 
 
-def _add_multiclass(report: Report, part: Mapping[str, Any], figure: Figure) -> None:
+def _add_multiclass(report: Report, part: Mapping[str, Any], figure: bytes) -> None:
     report.section("Classes")
     names = {
         "accuracy": "Accuracy",
@@ -339,7 +351,7 @@ def _add_operating_points(report: Report, summary: Mapping[str, Any]) -> None:
     )
 
 
-def _add_calibration(report: Report, evaluation: Evaluation, summary: Mapping[str, Any], figure: Figure) -> None:
+def _add_calibration(report: Report, evaluation: Evaluation, summary: Mapping[str, Any], figure: bytes) -> None:
     report.section("Calibration")
     report.text(
         "A probability is calibrated when, of all images given 0.3, three in ten have the finding. The Brier score is "
@@ -361,7 +373,7 @@ def _add_calibration(report: Report, evaluation: Evaluation, summary: Mapping[st
     )
 
 
-def _add_subgroups(report: Report, summary: Mapping[str, Any], figure: Figure | None) -> None:
+def _add_subgroups(report: Report, summary: Mapping[str, Any], figure: bytes | None) -> None:
     if figure is None:
         return
     report.section("Subgroups")

@@ -12,7 +12,7 @@ import numpy as np
 from cxrmonai.data.tasks import Task
 from cxrmonai.engines import make_evaluation, summary_writer
 from cxrmonai.metrics.evaluation import OperatingPoints
-from cxrmonai.report.classification import evaluation_figures, write_evaluation
+from cxrmonai.report.classification import write_evaluation
 
 
 def write_predictions(
@@ -44,11 +44,9 @@ def write_predictions(
         seed: of the bootstrap.
     """
     evaluation = make_evaluation(data_file, task, rows, probability, operating, facts, ordered)
-    summary = write_evaluation(output_dir, evaluation, resamples=resamples, seed=seed)
     writer = summary_writer(Path(output_dir) / "tensorboard")
+    summary = write_evaluation(output_dir, evaluation, resamples=resamples, seed=seed, writer=writer)
     if writer is not None:
-        for name, figure in evaluation_figures(evaluation, summary).items():
-            writer.add_figure(f"evaluation/{name}", figure)
         writer.close()
     low, high = summary["mean_auroc_ci"]
     kind = "synthetic radiographs" if evaluation.synthetic else "radiographs"

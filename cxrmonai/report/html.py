@@ -199,15 +199,16 @@ class Report:
             self._parts.append(f"<tfoot>{_row(footer, numeric)}</tfoot>")
         self._parts.append("</table>\n</div>")
 
-    def figure(self, figure: Figure, caption: str, alt: str) -> None:
+    def figure(self, figure: Figure | bytes, caption: str, alt: str) -> None:
         """Adds a figure.
 
         Args:
-            figure: drawn at 150 dots per inch and shown at half its size, sharp on dense screens and on paper.
+            figure: a figure, or what `png_bytes` made of it; drawn at 150 dots per inch and shown at half its size,
+                sharp on dense screens and on paper.
             caption: a line under it.
             alt: what it shows, for readers who cannot see it.
         """
-        png = png_bytes(figure)
+        png = figure if isinstance(figure, bytes) else png_bytes(figure)
         width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
         data = base64.b64encode(png).decode("ascii")
         self._parts.append(

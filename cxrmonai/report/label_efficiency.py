@@ -105,6 +105,7 @@ class LabelEfficiency:
         method, place = self.recipe.get("method"), Path(self.recipe.get("output_dir"))
         for encoder, keys in self._encoders().items():
             common = {**keys, "compare": None, "draws": 1, "data_file": data_file}
+            seed_everything(self.recipe.get("seed"))  # as a single run does before it builds anything
             probe = None if method == "full" else self.recipe.anew(**common, label_fraction=1).get("probe")
             for number, draw in enumerate(draws, 1):
                 if distributed.rank() == 0:

@@ -169,10 +169,12 @@ def write_scores(
         raise CxrError(f"{heatmap_file}: holds no heatmaps to score")
     box_rules, mask_rules = rules
     summary = score(heatmaps, store, box_rules, mask_rules, resamples, seed)
+    splits, counts = np.unique(store.column("split")[heatmaps.rows], return_counts=True)
     summary = {
         "synthetic": store.synthetic,
         "method": heatmaps.method,
         "facts": dict(facts),
+        "splits": dict(zip(splits.tolist(), counts.tolist(), strict=True)),
         "box_thresholds": dict(box_rules.values),
         "mask_thresholds": dict(mask_rules.values),
         "threshold_notes": {**box_rules.reasons, **mask_rules.reasons},
@@ -200,16 +202,11 @@ def write_scores(
     _score_report(summary, drawn).save(folder / "report.html")
     overlap = summary["overlap"]
     print(
-        f"hit rate {_mean_hit(summary):.3f} (mean over findings), mIoU {overlap['mean_miou']:.3f} with errors and "
+        f"hit rate {summary['mean_hit_rate']:.3f} (mean), mIoU {overlap['mean_miou']:.3f} with errors, "
         f"{overlap['mean_miou_true_positive']:.3f} of true positives alone, on {summary['images']} "
         f"{'synthetic ' if store.synthetic else ''}radiographs; see {folder / 'report.html'}"
     )
     return summary
-
-
-def _mean_hit(summary: Mapping[str, Any]) -> float:
-    rates = [row["hit_rate"] for row in summary["findings"].values() if row["hit_rate"] == row["hit_rate"]]
-    return float(np.mean(rates)) if rates else float("nan")
 
 
 def _score_report(summary: Mapping[str, Any], drawn: list[Overlay]) -> Report:
@@ -220,6 +217,13 @@ def _score_report(summary: Mapping[str, Any], drawn: list[Overlay]) -> Report:
     if summary["synthetic"]:
         report.note(SYNTHETIC)
     report.note(CAUTION)
+    seen = {name: count for name, count in summary["splits"].items() if name in ("train", "val")}
+    if seen:
+        listed = " and ".join(f"{count} of {name}" for name, count in seen.items())
+        report.note(
+            f"Among the images are {listed}: the classifier or its thresholds were chosen on them, which flatters. Its "
+            "training saw neither boxes nor masks."
+        )
     report.section("Model and data")
     report.table(["Fact", "Value"], [(key, str(value)) for key, value in summary["facts"].items()])
     report.section("Pointing")
@@ -240,6 +244,7 @@ def _score_report(summary: Mapping[str, Any], drawn: list[Overlay]) -> Report:
             )
             for name, row in findings.items()
         ],
+        footer=("Mean", None, None, Estimate(summary["mean_hit_rate"], *summary["mean_hit_rate_ci"]), None),
     )
     _add_boxes(report, findings)
     _add_overlap(report, summary)

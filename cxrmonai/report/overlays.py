@@ -39,6 +39,7 @@ class Overlay:
         heat: (h, w) 0–1.
         predicted: (D, 4) boxes [x, y, w, h].
         true: (T, 4) boxes, or `None` where they are unknown.
+        synthetic: whether the image is generated.
     """
 
     image_id: str
@@ -48,6 +49,7 @@ class Overlay:
     heat: np.ndarray
     predicted: np.ndarray
     true: np.ndarray | None
+    synthetic: bool = False
 
     @property
     def caption(self) -> str:
@@ -96,6 +98,7 @@ def make_overlay(heatmaps: Heatmaps, store: Store, truth: StoreTruth, n: int, k:
         heat[window],
         boxes_to_store(find_boxes(heat, geometry, rule).boxes, geometry) - corner,
         None if true is None else boxes_to_store(true, geometry) - corner,
+        store.synthetic,
     )
 
 
@@ -106,7 +109,8 @@ def overlay_figure(overlay: Overlay) -> Figure:
     _draw(axes, overlay, 2.0)
     axes.set_title(f"{overlay.caption}\n{overlay.image_id}", fontsize=11, loc="left", parse_math=False)
     _colour_bar(figure, axes)
-    axes.set_xlabel("boxes: predicted drawn through, true dashed", fontsize=9)
+    kind = "synthetic radiograph; " if overlay.synthetic else ""
+    axes.set_xlabel(f"{kind}boxes: predicted drawn through, true dashed", fontsize=9)
     return figure
 
 
@@ -119,7 +123,8 @@ def contact_sheet(overlays: Sequence[Overlay], columns: int = 4) -> Figure:
     for place, overlay in enumerate(overlays):
         axes = figure.add_subplot(rows, columns, place + 1)
         _draw(axes, overlay, 1.4)
-        axes.set_title(overlay.caption, fontsize=10, loc="left", parse_math=False)
+        kind = "synthetic, " if overlay.synthetic else ""
+        axes.set_title(f"{kind}{overlay.caption}", fontsize=10, loc="left", parse_math=False)
         panels.append(axes)
     _colour_bar(figure, panels)
     return figure

@@ -1,17 +1,17 @@
 """Refinement of masks by a fully connected conditional random field, for all findings of an image at once.
 
 The model is that of Krähenbühl and Koltun (NeurIPS 2011) with two labels, a Potts penalty, a Gaussian kernel of place
-and a bilateral kernel of place and colour, both normalised symmetrically, as `pydensecrf2` has it. Radiographs are grey,
-so that the colour distance of a grey level repeated in three channels is √3 times that of the level, and the bilateral
-kernel has three dimensions in place of five: it is evaluated on a grid of coarse places and all 256 levels. An image's
-grid serves all its masks.
+and a bilateral kernel of place and colour, both normalised symmetrically, as `pydensecrf2` has it. Radiographs are
+grey: the colour distance of a grey level repeated in three channels is √3 times that of the level, and the bilateral
+kernel has three dimensions in place of five. It is evaluated on a grid of coarse places and all 256 levels, which
+serves all masks of an image.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from cxrmonai.errors import CxrError
 
 LEVELS = 256
+USUAL_EDGE = 320
 STEP = 0.7  # of the grid, in standard deviations of the bilateral kernel's place
 REACH = 4.0  # standard deviations after which a Gaussian is taken for 0
 BLOCK = 40  # rows that one product of a banded matrix makes
@@ -37,8 +38,8 @@ class CrfSettings:
         bilateral_srgb: standard deviation of its colour, in levels of 0–255 of an image with three equal channels.
         bilateral_compat: its weight.
         iterations: of the mean field.
-        widening: factor on `bilateral_sxy`. The lattice that `pydensecrf2` filters on acts like a kernel about 4 % wider
-            than it is told; 1 gives the model as written.
+        widening: factor on `bilateral_sxy`. The lattice that `pydensecrf2` filters on acts like a kernel about 4 %
+            wider than it is told; 1 gives the model as written.
 
     Raises:
         CxrError: a number out of range.
@@ -58,6 +59,13 @@ class CrfSettings:
             raise CxrError(f"gt_prob {self.gt_prob}: must be above 0.5 and below 1")
         if min(self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb, self.widening) <= 0 or self.iterations < 0:
             raise CxrError("the CRF's widths must be above 0, and its iterations not below 0")
+
+    def at(self, size: int) -> CrfSettings:
+        """For images of another edge than the 320 pixels that the defaults are meant for: widths in proportion."""
+        factor = size / USUAL_EDGE
+        return replace(
+            self, gaussian_sxy=max(1.0, self.gaussian_sxy * factor), bilateral_sxy=self.bilateral_sxy * factor
+        )
 
 
 def refine(images: torch.Tensor, masks: torch.Tensor, settings: CrfSettings | None = None) -> torch.Tensor:
@@ -184,7 +192,7 @@ def _sums(table: torch.Tensor, rows: torch.Tensor, bags: torch.Tensor, weights: 
 
 
 def _stable_order(numbers: torch.Tensor, count: int) -> torch.Tensor:
-    """The stable order of numbers from 0 to below `count`; NumPy sorts 16-bit ones by radix, far faster than PyTorch."""
+    """The stable order of numbers from 0 to below `count`; 16-bit ones NumPy sorts by radix, far faster than PyTorch."""
     if numbers.device.type == "cpu" and count <= 2**16:
         return torch.from_numpy(np.argsort(numbers.numpy().astype(np.uint16), kind="stable"))
     return numbers.argsort(stable=True)

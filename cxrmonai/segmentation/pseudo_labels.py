@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.ndimage import binary_fill_holes
@@ -15,12 +15,10 @@ from cxrmonai.data.mask_store import MaskStore, MaskStoreWriter
 from cxrmonai.data.store import Store
 from cxrmonai.data.targets import match_classes
 from cxrmonai.errors import CxrError
-from cxrmonai.metrics.overlap import class_overlap, mask_counts
 from cxrmonai.progress import progress_bar
 
 Rule = str | float | Sequence[float]
 GATES = ("label", "probability", "none")
-GRID = np.round(np.arange(0.2, 0.801, 0.05), 2)
 
 
 def masks_of_maps(maps: np.ndarray, rule: Rule = "otsu", fill: bool = False) -> np.ndarray:
@@ -57,7 +55,9 @@ def masks_of_maps(maps: np.ndarray, rule: Rule = "otsu", fill: bool = False) -> 
     return masks
 
 
-def present(gate: str, labels: np.ndarray, probability: np.ndarray, cutoff: float | Sequence[float] = 0.5) -> np.ndarray:
+def present(
+    gate: str, labels: np.ndarray, probability: np.ndarray, cutoff: float | Sequence[float] = 0.5
+) -> np.ndarray:
     """Which findings an image may have a mask of.
 
     Args:
@@ -78,29 +78,6 @@ def present(gate: str, labels: np.ndarray, probability: np.ndarray, cutoff: floa
     if gate == "label":
         return labels == 1
     return probability >= np.asarray(cutoff) if gate == "probability" else np.ones(labels.shape, bool)
-
-
-def tune_rule(
-    batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], measure: str = "miou_positive"
-) -> np.ndarray:
-    """Chooses the threshold of each class, 0.2 to 0.8, at which a measure is best. Give validation images alone.
-
-    Args:
-        batches: of maps (B, K, H, W) 0–1, true masks (B, K, H, W) bool, and (B, K) bool whether each was drawn.
-        measure: one of `metrics.overlap.MEASURES`.
-
-    Returns:
-        (K,) thresholds; 0.5 for a class without a mask.
-    """
-    parts: list[np.ndarray] = []
-    for maps, truth, known in batches:
-        counts = [np.stack(mask_counts(masks_of_maps(maps, float(limit)), truth)) for limit in GRID]
-        parts.append(np.where(known, np.stack(counts).astype(np.float64), np.nan))
-    counts = np.concatenate(parts, axis=2)
-    scores = np.stack([class_overlap(*each, measure) for each in counts])
-    scores = np.nan_to_num(scores, nan=-1.0) - 1e-9 * np.abs(GRID - 0.5)[:, None]
-    there = np.nansum(counts[0, 2], axis=0) > 0
-    return np.where(there, GRID[scores.argmax(axis=0)], 0.5)
 
 
 def draw_subset(present: np.ndarray, count: int | None, seed: int = 0, per: str = "image") -> np.ndarray:
@@ -196,6 +173,5 @@ __all__ = [
     "masks_of_maps",
     "present",
     "read_into_store",
-    "tune_rule",
     "write_mask_file",
 ]

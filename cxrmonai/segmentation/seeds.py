@@ -6,15 +6,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from cxrmonai import distributed
 from cxrmonai.caching import is_made, note_made, stamp
 from cxrmonai.data.geometry import content_window
 from cxrmonai.data.mask_store import MaskStore, MaskStoreWriter
 from cxrmonai.data.masks import MASK_UNKNOWN
 from cxrmonai.data.store import Store
+from cxrmonai.data.table import name_list
 from cxrmonai.data.targets import match_classes
 from cxrmonai.errors import CxrError
 from cxrmonai.explain import Heatmaps, attribute
@@ -83,12 +86,14 @@ class MapSource:
         data_file: the store.
         classifier: path of its weights.
         heatmaps: a file of heatmaps, see `explain.heatmaps`; `None` asks the classifier.
-        classes: names in any spelling; the classifier's (or the file's) by default.
+        classes: names in any spelling, as a list or `A,B`; the classifier's (or the file's) by default.
         method: of `explain.attribute`.
         device: where to run.
 
     Attributes:
         class_names: (K,).
+        network: the classifier, `None` where maps come from a file.
+        equalize: whether the classifier sees equalised images.
 
     Raises:
         CxrError: neither is there, a class is unknown, or the heatmaps do not fit the store.
@@ -99,7 +104,7 @@ class MapSource:
         data_file: str | os.PathLike[str],
         classifier: str | os.PathLike[str] | None,
         heatmaps: str | os.PathLike[str] | None = None,
-        classes: Sequence[str] = (),
+        classes: str | Sequence[str] | None = None,
         method: str = "gradcam",
         device: str | torch.device = "cpu",
     ) -> None:
@@ -108,13 +113,15 @@ class MapSource:
         if self.path is None:
             raise CxrError("no maps to learn from; give --classifier models/model.pt, or --heatmaps FILE.h5")
         self._file = Heatmaps(heatmaps) if heatmaps is not None else None
-        self._network = None if self._file else load_classifier(self.path).to(self.device).eval()
-        known = (self._file or self._network).class_names
+        self.network = None if self._file else load_classifier(self.path).to(self.device).eval()
+        known = (self._file or self.network).class_names
+        asked = self.network.settings["asked"] if self.network else {}
+        self.equalize = bool(asked.get("equalize"))
         try:
-            self._chosen = match_classes(list(classes) or known, known)
+            self._chosen = match_classes(name_list(classes) or known, known)
         except CxrError as error:
             raise CxrError(f"{self.path}: {error}") from error
-        self.class_names = list(classes) or list(known)
+        self.class_names = name_list(classes) or list(known)
         if self._file is not None:
             self._place_of = {int(row): place for place, row in enumerate(self._file.rows)}
             if self._file.size != self.store.size:
@@ -132,13 +139,13 @@ class MapSource:
                 raise CxrError(f"{self.path}: no maps of row {missing[0]}; make heatmaps of all its images")
             maps = self._file.maps([self._place_of[int(row)] for row in rows])[:, self._chosen]
             return torch.from_numpy(maps).to(self.device)
-        settings = self._network.settings
+        size = self.network.settings["image_size"] or self.store.size
         batch = {"image": torch.from_numpy(self.store.images[rows])[:, None].to(self.device)}
         batch = BatchScaleIntensityd("image")(batch)
-        if settings["asked"].get("equalize"):
+        if self.equalize:
             batch = BatchEqualizeHistogramd("image")(batch)
-        batch = BatchNormalized("image")(BatchResized("image", settings["image_size"] or self.store.size)(batch))
-        return attribute(self._network, batch["image"], self._chosen, self.method, size=self.store.size)
+        batch = BatchNormalized("image")(BatchResized("image", size)(batch))
+        return attribute(self.network, batch["image"], self._chosen, self.method, size=self.store.size)
 
 
 def write_ir_labels(
@@ -181,9 +188,24 @@ def write_ir_labels(
         "crf": asdict(crf),
         "subset": [subset, seed],
     }
-    if is_made(record, wanted):
-        return str(path)
-    rows, there = _positive(store, source.class_names, splits, subset, seed)
+    if distributed.rank() == 0 and not is_made(record, wanted):
+        _write(path, source, wanted, *_positive(store, source.class_names, splits, subset, seed), settings, crf)
+        note_made(record, wanted, [path])
+    distributed.broadcast_number(0)  # the other ranks wait until the file is there
+    return str(path)
+
+
+def _write(
+    path: Path,
+    source: MapSource,
+    wanted: dict[str, Any],
+    rows: np.ndarray,
+    there: np.ndarray,
+    settings: SeedSettings,
+    crf: CrfSettings,
+) -> None:
+    """Writes the labels in parts, each of which says what it was made of, and joins them."""
+    store = source.store
     image_ids = store.column("image_id")
     parts = [(Path(f"{path}.part-{k}"), slice(k, k + PART)) for k in range(0, len(rows), PART)]
     with progress_bar("IR labels", len(rows), "img") as bar:
@@ -203,13 +225,11 @@ def write_ir_labels(
             made = MaskStore(part)
             for place, row in enumerate(made.rows):
                 writer.add([row], [made.image_ids[place]], made.get([place]))
-    note_made(record, wanted, [path])
     for part, _ in parts:
         part.unlink()
         Path(f"{part}.json").unlink()
     size = path.stat().st_size
     print(f"{path}: IR labels of {len(rows)} images, {size / 1e6:.1f} MB, {size / len(rows):.0f} bytes an image")
-    return str(path)
 
 
 def _positive(
@@ -249,7 +269,7 @@ def _labels_of(
 
 def _levels(image: np.ndarray) -> np.ndarray:
     """A stored image in 256 levels."""
-    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+    return (image if image.dtype == np.uint8 else image >> 8).astype(np.uint8)
 
 
 __all__ = ["MapSource", "SeedSettings", "ir_labels", "write_ir_labels"]

@@ -105,6 +105,7 @@ def test_evaluation_scores_the_test_images_alone(evaluated, small_phantom):
     np.testing.assert_array_equal(Heatmaps(evaluated / "heatmaps.h5").rows, rows)
     assert metrics["synthetic"] is True
     assert metrics["images"] == len(rows)
+    assert metrics["splits"] == {"test": len(rows)}
     truth = StoreTruth(store, store.class_names)
     for k, name in enumerate(store.class_names):
         boxes = [truth.boxes(int(row), k) for row in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import h5py
@@ -10,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bundle_runs import REPOSITORY, bundle, error_lines
-from monai.bundle import ConfigParser, create_workflow
+from bundle_runs import REPOSITORY, bundle, error_lines, options, run
+from monai.bundle import ConfigParser, ckpt_export, create_workflow, onnx_export
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.transforms.v2 import functional as tv
 
 from cxrmonai.cli import main
+from cxrmonai.data.dataset import StoreDataset
 from cxrmonai.data.store import open_store
 from cxrmonai.networks import encoder, load_classifier
 
@@ -62,9 +64,10 @@ def copy_of(store, path, change):
     shutil.copy(store, path)
     with h5py.File(path, "r+") as file:
         labels = file["labels"][:]
-        splits = file["table/split"][:].astype(str)
+        splits = file["table/split"][:].astype(str).astype(object)
         change(labels, splits)
         file["labels"][:] = labels
+        file["table/split"][:] = splits
     return path
 
 
@@ -145,16 +148,43 @@ def test_columns_of_one_class_or_none_and_unknown_batches_end_with_numbers(small
     assert any("under test" in note for note in metrics["findings"]["Edema"]["notes"])
 
 
-def test_a_single_image_is_evaluated(trained, small_phantom, tmp_path):
-    def alone(labels, splits):
-        pass
+def test_a_class_missing_from_training_is_named_and_evaluated(small_phantom, tmp_path, capsys):
+    names = open_store(small_phantom).class_names
 
-    store = copy_of(small_phantom, tmp_path / "one.h5", alone)
-    with h5py.File(store, "r+") as file:
-        splits = file["table/split"][:]
-        splits[:] = b"train"
-        splits[3] = b"test"
-        file["table/split"][:] = splits
+    def scarce(labels, splits):
+        labels[splits == "train", names.index("Cardiomegaly")] = 0
+        labels[splits == "val", names.index("Cardiomegaly")] = np.nan
+
+    store = copy_of(small_phantom, tmp_path / "scarce.h5", scarce)
+    made = train(store, tmp_path, classes="Cardiomegaly,Edema", encoder="test_resnet", max_epochs=1)
+    assert "note: Cardiomegaly is present in none of the " in capsys.readouterr().out
+    state = torch.load(made / "models/model_final.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
+    metrics = evaluate(made, store, tmp_path / "eval", split="all")
+    assert 0 <= metrics["findings"]["Cardiomegaly"]["auroc"] <= 1
+
+
+def only_one_in(split):
+    def change(labels, splits):
+        splits[:] = ["train" if split == "test" else "val"] * len(splits)
+        splits[3] = split
+
+    return change
+
+
+def test_a_single_image_is_learned_from(small_phantom, tmp_path, capsys):
+    store = copy_of(small_phantom, tmp_path / "one.h5", only_one_in("train"))
+    train(store, tmp_path, classes=CLASSES, encoder="test_resnet", image_size=64, max_epochs=2)
+    lines = {line for line in capsys.readouterr().out.splitlines() if "of the 1 training images" in line}
+    assert len(lines) == 2
+    log = EventAccumulator(str(tmp_path / "eval/tensorboard"))
+    log.Reload()
+    assert np.isfinite([event.value for event in log.Scalars("train/loss")]).all()
+    assert (tmp_path / "models/model.pt").exists()
+
+
+def test_a_single_image_is_evaluated(trained, small_phantom, tmp_path):
+    store = copy_of(small_phantom, tmp_path / "one.h5", only_one_in("test"))
     metrics = evaluate(trained, store, tmp_path / "eval")
     assert metrics["images"] == 1
     assert metrics["mean_auroc"] is None
@@ -191,6 +221,113 @@ def test_a_published_encoder_brings_its_input_and_evaluation_repeats_it(small_ph
         expected = network(images).sigmoid()[:, 1]
     table = pd.read_csv(tmp_path / "out/predictions.csv")
     np.testing.assert_allclose(table["probability_Effusion"], expected, atol=1e-4)
+    check_exports(made / "models/model.pt", images, tmp_path)
+
+
+def check_exports(weights, images, folder):
+    """MONAI's own exports of the bundle, as its README says, give the logits of the network at any batch size."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    names = {"input_names": ["image"], "output_names": ["logits"]}
+    common = {
+        "net_id": "network_def",
+        "ckpt_file": str(weights),
+        "meta_file": str(FOLDER / "configs/metadata.json"),
+        "config_file": str(FOLDER / "configs/inference.json"),
+        "ckpt_path": str(weights),
+        "bundle_root": str(FOLDER),
+        "input_shape": [2, *images.shape[1:]],
+    }
+    ckpt_export(filepath=str(folder / "model.ts"), **common)
+    dynamic = {**names, "dynamic_axes": {"image": {0: "batch"}, "logits": {0: "batch"}}}
+    onnx_export(filepath=str(folder / "model.onnx"), converter_kwargs=dynamic, **common)
+    network, script = load_classifier(weights).eval(), torch.jit.load(folder / "model.ts").eval()
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    for count in (1, 2, 5):
+        with torch.no_grad():
+            expected = network(images[:count])
+            torch.testing.assert_close(script(images[:count]), expected, rtol=1e-4, atol=1e-4)
+        (logits,) = session.run(None, {"image": images[:count].numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
+
+
+TINY = {"encoder": "test_resnet", "max_epochs": 1, "classes": CLASSES}
+
+
+@pytest.mark.parametrize(("attention", "pooling"), [("SAM", "LSE"), ("FPA", "AVG_MAX")])
+def test_attention_trains_and_is_evaluated(small_phantom, tmp_path, attention, pooling):
+    made = train(small_phantom, tmp_path, attention=attention, pooling=pooling, image_size=64, **TINY)
+    network = load_classifier(made / "models/model.pt")
+    assert (network.settings["attention"], network.pooling) == (attention, pooling)
+    assert 0 <= evaluate(made, small_phantom, tmp_path / "out", split="all")["mean_auroc"] <= 1
+    assert f"{attention}" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def weights_of(small_phantom, tmp_path_factory):
+    """`make(**options)` gives the final weights of a run with these options, made once for each."""
+    made = {}
+
+    def make(**options):
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            folder = train(small_phantom, tmp_path_factory.mktemp("options"), **TINY, **options)
+            made[key] = torch.load(folder / "models/model_final.pt", weights_only=True)["head.weight"]
+        return made[key]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("plain", "changed"),
+    [
+        ({}, {"flip": 1.0}),
+        ({"optimizer_name": "SGD"}, {"momentum": 0.0}),
+        ({"loss_name": "focal"}, {"focal_gamma": 0.5}),
+    ],
+)
+def test_an_option_changes_the_weights_of_a_run(weights_of, plain, changed):
+    assert not torch.equal(weights_of(**plain), weights_of(**plain, **changed))
+
+
+def test_images_on_the_device_are_the_same_and_the_file_is_read_once(weights_of, monkeypatch):
+    plain = weights_of()
+    served = []
+    fetch = StoreDataset.__getitems__
+    monkeypatch.setattr(StoreDataset, "__getitems__", lambda self, k: served.append(self._resident) or fetch(self, k))
+    assert torch.equal(weights_of(images_on_device=True), plain)
+    assert served[0].shape[1:] == (64, 64)  # the training images as one tensor
+
+
+def test_the_rule_decides_the_thresholds(trained, small_phantom, tmp_path):
+    def thresholds(folder):
+        return json.loads((folder / "models/operating_points.json").read_text())["thresholds"]
+
+    other = train(small_phantom, tmp_path, classes=CLASSES, threshold_rule="max_f1")
+    assert thresholds(other) != thresholds(trained)
+
+
+def test_two_ranks_train_and_only_one_writes(small_phantom, tmp_path):
+    configs = f"['{FOLDER}/configs/train.json','{FOLDER}/configs/multi_gpu_train.json']"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2", "-m", "monai.bundle"]
+    places = {"data_file": small_phantom, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
+    made = run(
+        [*launcher, "run", "--config_file", configs, *options({**TINY, "batch_size": 8, "image_size": 32, **places})],
+        tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("Done.") == 1
+    assert made.stdout.count("Mean AUROC on ") == 1
+    assert len(list((tmp_path / "eval/tensorboard").iterdir())) == 1
+    names = {path.name for path in (tmp_path / "models").iterdir()}
+    assert names == {"checkpoint.pt", "model.pt", "model_final.pt", "operating_points.json"}
+    state = torch.load(tmp_path / "models/checkpoint.pt", weights_only=True)["state"]
+    store = open_store(small_phantom)
+    assert state["epoch_length"] == len(store.rows("train")) // 2 // 8
+    evaluate(tmp_path, small_phantom, tmp_path / "out", split="all", batch_size=5)
+    table = pd.read_csv(tmp_path / "out/predictions.csv")
+    assert table["image_id"].tolist() == store.table["image_id"].tolist()
+    np.testing.assert_array_equal(table["truth_Effusion"], store.table["Pleural Effusion"])
 
 
 def test_grades_are_learned_as_classes_in_order(small_phantom, tmp_path):

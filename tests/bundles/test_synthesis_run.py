@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 from bundle_runs import REPOSITORY
 from monai.bundle import create_workflow
 from PIL import Image
 
+from cxrmonai.data.mask_file import read_mask_file
 from cxrmonai.data.store import open_store
 from cxrmonai.data.tasks import make_task
 from cxrmonai.engines import predict
 from cxrmonai.errors import CxrError, user_error
+from cxrmonai.explain.dicom_export import export_dicom
 from cxrmonai.metrics import auroc
 from cxrmonai.networks import Classifier, load_classifier
 from cxrmonai.transforms import BatchNormalized, BatchResized, BatchScaleIntensityd
@@ -63,7 +67,8 @@ def run(config, store, weights, folder, **overrides):
 
 
 def test_maximise_raises_each_finding(small_phantom, weights, tmp_path, capsys):
-    metrics = run("maximize", small_phantom, weights, tmp_path, iterations=12, frames=5, fit_limit=30)
+    plain = {"jitter": 0, "blur": 0.0}
+    metrics = run("maximize", small_phantom, weights, tmp_path, iterations=12, frames=5, fit_limit=30, **plain)
     assert [item["findings"] for item in metrics["items"]] == [[name] for name in CLASSES]
     for item in metrics["items"]:
         (name,) = item["findings"]
@@ -113,10 +118,10 @@ def test_robustness_begins_with_the_clean_auroc(small_phantom, weights, tmp_path
     assert Image.open(tmp_path / "robustness.png").size[0] > 1000
 
 
-@pytest.mark.parametrize("method", ["gradcam", "saliency"])
-def test_faithfulness_writes_both_tests(small_phantom, weights, tmp_path, method):
+@pytest.mark.parametrize(("method", "of_method"), [("gradcam", {"layer": "encoder.layer2"}), ("saliency", {})])
+def test_faithfulness_writes_both_tests(small_phantom, weights, tmp_path, method, of_method):
     options = {"split": "all", "limit": 4, "check_limit": 2, "steps": 5, "resamples": 100, "baseline": "blur"}
-    metrics = run("faithfulness", small_phantom, weights, tmp_path, method=method, **options)
+    metrics = run("faithfulness", small_phantom, weights, tmp_path, method=method, options=of_method, **options)
     assert metrics["method"] == method
     assert metrics["curves"]["items"] == 12
     assert set(metrics["curves"]["findings"]) == set(CLASSES)
@@ -154,3 +159,33 @@ def test_configs_are_short_and_every_key_is_used(config):
     keys = [key for key, value in json.loads(text).items() if isinstance(value, plain) and key not in kept]
     assert len(keys) > 15
     assert [key for key in keys if not re.search(rf"@{key}\b", text)] == []
+
+
+def test_masks_of_a_dicom_file_go_back_into_its_study(shared_data, weights, tmp_path):
+    highdicom = pytest.importorskip("highdicom")
+    (tmp_path / "in").mkdir()
+    shutil.copy(shared_data / "dicom/rsna_sample.dcm", tmp_path / "in/one.dcm")
+    work = create_workflow(
+        config_file=str(FOLDER / "configs/inference.json"),
+        workflow_type="infer",
+        bundle_root=str(FOLDER),
+        dataset_dir=str(tmp_path / "in"),
+        ckpt_path=str(weights),
+        output_dir=str(tmp_path / "out"),
+        device="cpu",
+        method="saliency",
+    )
+    work.initialize()
+    work.run()
+    masks = read_mask_file(tmp_path / "out/masks.json")
+    files = {"masks": tmp_path / "out/masks.json", "heatmaps": tmp_path / "out/heatmaps.h5"}
+    made = export_dicom(tmp_path / "in", tmp_path / "dicom", **files, segment=True, capture=True)
+    filled = [name for name in masks.tasks("one") if masks.mask("one", name).any()]
+    assert (made.segmentations, made.captures, made.skipped) == (1, len(filled), [])
+    assert filled
+    found = highdicom.seg.segread(tmp_path / "dicom/one.seg.dcm")
+    source = pydicom.dcmread(tmp_path / "in/one.dcm", stop_before_pixels=True)
+    assert found.StudyInstanceUID == source.StudyInstanceUID
+    frames = found.get_pixels_by_source_instance([source.SOPInstanceUID])[0]
+    for place, name in enumerate(filled):
+        assert np.array_equal(frames[:, :, place], masks.mask("one", name))

@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Engine
 
 from cxrmonai.engines import CollapseMonitor
-from cxrmonai.metrics.contrastive import effective_rank, spread
+from cxrmonai.metrics.contrastive import deviations, effective_rank, spread
 
 
 class Writer:
@@ -32,29 +32,44 @@ def noise(count, size, seed=0):
     return torch.randn(count, size, generator=torch.Generator().manual_seed(seed))
 
 
+def by_hand(batches):
+    rows = []
+    for batch in batches:
+        unit = np.array([np.array(row) / math.sqrt(sum(x * x for x in row)) for row in batch.tolist()])
+        rows.append(unit - unit.mean(0))
+    return np.concatenate(rows)
+
+
+def test_deviations_are_from_the_mean_of_the_batch():
+    batches = [noise(7, 5), noise(9, 5, 1) + 3]
+    np.testing.assert_allclose(deviations([*batches, noise(1, 5)]), by_hand(batches), atol=1e-6)
+    assert math.isnan(spread(deviations([noise(1, 5)])))
+    assert math.isnan(effective_rank(deviations([])))
+
+
 def test_spread_is_the_distance_from_the_mean_direction():
-    rows = noise(40, 5).double()
-    unit = np.array([np.array(row) / math.sqrt(sum(x * x for x in row)) for row in rows.tolist()])
-    expected = math.sqrt(np.mean([np.sum((row - unit.mean(0)) ** 2) for row in unit]))
-    assert spread(rows) == pytest.approx(expected, rel=1e-12)
-    assert spread(torch.cat([torch.eye(4), -torch.eye(4)])) == pytest.approx(1)
-    assert spread(torch.ones(6, 3) * torch.arange(1, 7)[:, None]) == pytest.approx(0, abs=1e-8)
+    batches = [noise(40, 5).double(), noise(20, 5, 1).double()]
+    expected = math.sqrt(np.mean(np.sum(by_hand(batches) ** 2, axis=1)))
+    assert spread(deviations(batches)) == pytest.approx(expected, rel=1e-12)
+    assert spread(deviations([torch.cat([torch.eye(4), -torch.eye(4)])])) == pytest.approx(1)
+    assert spread(deviations([torch.ones(6, 3) * torch.arange(1, 7)[:, None]])) == pytest.approx(0, abs=1e-8)
 
 
 def test_effective_rank_counts_the_dimensions_in_use():
     even = torch.cat([torch.eye(5), -torch.eye(5)])
-    assert effective_rank(even) == pytest.approx(5)
-    assert effective_rank(torch.cat([even, torch.zeros(10, 3)], 1)) == pytest.approx(5)
-    assert effective_rank(torch.tensor([[1.0, 0], [-1, 0], [1, 0]])) == pytest.approx(1)
-    assert effective_rank(torch.ones(6, 3)) == 0
-    values = np.linalg.svd(_centred_unit(noise(30, 4)), compute_uv=False)
+    assert effective_rank(deviations([even])) == pytest.approx(5)
+    assert effective_rank(deviations([torch.cat([even, torch.zeros(10, 3)], 1)])) == pytest.approx(5)
+    assert effective_rank(deviations([torch.tensor([[1.0, 0], [-1, 0], [1, 0]])])) == pytest.approx(1)
+    assert effective_rank(deviations([torch.ones(6, 3)])) == 0
+    values = np.linalg.svd(by_hand([noise(30, 4)]), compute_uv=False)
     share = values / values.sum()
-    assert effective_rank(noise(30, 4)) == pytest.approx(math.exp(-sum(p * math.log(p) for p in share)), rel=1e-6)
+    found = effective_rank(deviations([noise(30, 4)]))
+    assert found == pytest.approx(math.exp(-sum(p * math.log(p) for p in share)), rel=1e-6)
 
 
-def _centred_unit(rows):
-    unit = torch.nn.functional.normalize(rows.double(), dim=1).numpy()
-    return unit - unit.mean(0)
+def test_a_network_that_drifts_as_a_whole_has_collapsed_all_the_same():
+    batches = [torch.eye(6)[k].repeat(8, 1) for k in range(6)]
+    assert spread(deviations(batches)) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_collapsed_run_is_told_once(capsys):
@@ -93,7 +108,7 @@ def test_only_the_last_embeddings_of_training_count():
     module.eval()
     module(torch.ones(16, 4))
     monitor.measure(SimpleNamespace())
-    assert monitor.spread == pytest.approx(spread(torch.cat([noise(16, 4, 3), noise(16, 4, 4)])))
+    assert monitor.spread == pytest.approx(spread(deviations([noise(16, 4, 3), noise(16, 4, 4)])))
 
 
 def test_measures_every_so_many_steps_and_lets_go_at_the_end():

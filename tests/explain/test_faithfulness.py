@@ -20,6 +20,7 @@ from cxrmonai.explain.faithfulness import (
     pixel_ranks,
     positive_items,
 )
+from cxrmonai.networks import Classifier
 
 SIZE = 8
 
@@ -152,14 +153,17 @@ def test_means_and_intervals_by_patient():
     np.testing.assert_allclose(found["area_ci"], [low, high], atol=0.03)
 
 
-def test_maps_of_a_method(small_phantom):
-    from cxrmonai.networks import Classifier
-
-    network = Classifier(["A", "B"], encoder="resnet10t", image_size=32).eval()
-    maps = method_maps("gradcam")(network, torch.rand(2, 1, 32, 32, generator=generator()), 1)
-    assert maps.shape == (2, 32, 32)
-    assert maps.min() >= 0
-    assert maps.max() <= 1
+def test_maps_of_a_method():
+    network = Classifier(["A", "B"], encoder="resnet10t", image_size=64).eval()
+    network.head.weight.data.abs_()  # so that no map of the last layer is zero
+    images = torch.rand(2, 1, 64, 64, generator=generator())
+    maps = method_maps("gradcam")(network, images, 1)
+    assert maps.shape == (2, 64, 64)
+    assert maps.min() == 0
+    assert maps.max() == 1
+    other = method_maps("gradcam", {"layer": "encoder.layer1"})(network, images, 1)
+    assert other.shape == maps.shape
+    assert not torch.equal(other, maps)
     with pytest.raises(CxrError, match="method 'tarot'"):
         method_maps("tarot")
 

@@ -198,6 +198,8 @@ def test_truth_comes_from_masks_boxes_and_labels(store):
     assert truth.boxes(3, 2) is None
     assert truth.mask(3, 2) is None
     assert truth.boxes(0, 3) is None
+    assert [truth.present(3, k) for k in range(4)] == [True, False, True, False]
+    assert not truth.present(1, 0)
     only = StoreTruth(store, ["Pleural Effusion"])
     assert only.rows("test").tolist() == [2, 4]
     with pytest.raises(CxrError, match="no image of split test has a box or mask of Lung Opacity"):

@@ -10,6 +10,7 @@ from cxrmonai.data.store import open_store
 from cxrmonai.errors import CxrError
 from cxrmonai.explain.seeds import GaussianImages, start_images
 from cxrmonai.explain.synthesis import maximise, total_variation, wanted_classes
+from cxrmonai.networks import Classifier
 
 
 def some_images(count=40, size=16, seed=0):
@@ -73,12 +74,14 @@ def test_starts_of_a_store(small_phantom):
 
 def test_wanted_classes():
     names = ["Mass", "Pleural Effusion", "Edema"]
-    assert wanted_classes(names, None, "multilabel").tolist() == np.eye(3, dtype=bool).tolist()
-    assert wanted_classes(names, "Effusion,Mass", "multilabel").tolist() == [[True, True, False]]
+    network, exclusive = (Classifier(names, "resnet10t", task=task) for task in ("multilabel", "multiclass"))
+    assert wanted_classes(network, None).tolist() == np.eye(3, dtype=bool).tolist()
+    assert wanted_classes(network, "Effusion,Mass").tolist() == [[True, True, False]]
+    assert wanted_classes(exclusive, "Edema").tolist() == [[False, False, True]]
     with pytest.raises(CxrError, match="exclude each other"):
-        wanted_classes(names, "Edema,Mass", "multiclass")
+        wanted_classes(exclusive, "Edema,Mass")
     with pytest.raises(CxrError, match="no class 'Pneumothorax'"):
-        wanted_classes(names, "Pneumothorax", "multilabel")
+        wanted_classes(network, "Pneumothorax")
 
 
 def two_classes(seed=0, size=16):

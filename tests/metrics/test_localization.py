@@ -8,6 +8,7 @@ from cxrmonai.metrics.localization import (
     box_iou,
     box_summary,
     count_boxes,
+    mean_hit_rate,
     pointing_hit,
 )
 
@@ -104,6 +105,14 @@ def test_summary_of_known_counts():
         assert 0 <= low <= 2 / 3 <= high <= 1
     with pytest.raises(CxrError, match="do not fit"):
         box_summary(counts, [[1]], hits, ["Mass"])
+
+
+def test_mean_hit_rate_is_over_the_findings_that_have_one():
+    hits = np.array([[1, np.nan, 0], [0, np.nan, 0], [1, np.nan, np.nan]])
+    mean, (low, high) = mean_hit_rate(hits, list("abc"), resamples=300)
+    assert mean == pytest.approx((2 / 3 + 0) / 2)
+    assert 0 <= low <= mean <= high <= 1  # a resample without the last finding has the first one alone
+    assert np.isnan(mean_hit_rate(np.full((2, 2), np.nan), resamples=5)[0])
 
 
 def test_nothing_known_is_nan():

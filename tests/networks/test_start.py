@@ -72,7 +72,7 @@ def test_what_the_network_saw_comes_back_with_its_weights(gloria, tmp_path):
 
 
 def test_another_build_is_refused(moco, own):
-    with pytest.raises(CxrError, match="holds resnet18 .*leave --encoder resnet50 out"):
+    with pytest.raises(CxrError, match=r"holds resnet18 .*leave --encoder resnet50 out"):
         starting_encoder(moco, "resnet50", image_size=64)
     with pytest.raises(CxrError, match="leave --norm batch out"):
         starting_encoder(own, "resnet10t", image_size=64)

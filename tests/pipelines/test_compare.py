@@ -20,7 +20,7 @@ from cxrmonai.pipelines.methods import bundles_folder
 pytestmark = pytest.mark.slow
 OPTIONS = {
     "images_seen": 96, "encoder": "resnet10t", "image_size": 32, "stem": "default", "batch_size": 16, "draws": 2,
-    "resamples": 60, "labels": "0.2,1", "device": "cpu",
+    "resamples": 60, "label_fraction": "0.2,1", "device": "cpu",
 }  # fmt: skip
 
 
@@ -167,8 +167,8 @@ def test_other_inputs_are_other_runs(compared, unlabelled, small_phantom, bundle
     [
         ({"methods": "simcrl"}, "did you mean simclr"),
         ({"images_seen": 0}, "at least 1"),
-        ({"labels": "some"}, "must be numbers"),
-        ({"labels": "0.001,1"}, "no patient"),
+        ({"label_fraction": "some"}, "label_fraction some: must be above 0"),
+        ({"label_fraction": "0.001,1"}, "no patient"),
         ({"classes": "Nothing"}, "no finding 'Nothing'"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from test_report import Reader
 
@@ -156,6 +157,22 @@ def test_same_input_gives_the_same_files(written, tmp_path):
     write_evaluation(tmp_path, evaluation, title="Test <b>", resamples=20)
     for path in folder.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_each_figure_is_drawn_once(written, tmp_path, monkeypatch):
+    drawn, given, savefig = [], {}, Figure.savefig
+
+    class Writer:
+        def add_image(self, name, image, dataformats):
+            assert dataformats == "HWC"
+            given[name] = image
+
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self) or savefig(self, *a, **k))
+    write_evaluation(tmp_path, written[0], resamples=10, writer=Writer())
+    files = {f"evaluation/{path.stem}": np.asarray(Image.open(path).convert("RGB")) for path in tmp_path.glob("*.png")}
+    assert len(drawn) == len(files) == len(given) > 3
+    for name, image in files.items():
+        np.testing.assert_array_equal(image, given[name])
 
 
 def test_figures_for_tensorboard(written):

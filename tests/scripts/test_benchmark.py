@@ -22,6 +22,10 @@ RATIOS = {
     "views_vs_monai",
     "ntxent_vs_monai",
     "step_vs_plain",
+    "explain_vs_gradcam_loop",
+    "cam_cost_in_forwards",
+    "pcam_cost_in_forwards",
+    "gradcam_cost_in_forwards",
 }
 
 

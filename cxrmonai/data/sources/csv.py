@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,7 @@ def load(
     """Reads the table, or one for each split; only these and `path_column` are needed.
 
     Args:
-        root: folder that the paths are relative to.
+        root: folder that the paths are relative to, or below which they lie where they are absolute.
         table: CSV file, as a path from here or below the root.
         train_csv: CSV file of the training images, in place of one table of all; likewise.
         val_csv: CSV file of the validation images; without it some training patients are taken.
@@ -91,6 +93,7 @@ def load(
     _check_images([(file, part[path_column].str.strip()) for file, part, _ in parts])
     file, rows = parts[0][0], pd.concat([part for _, part, _ in parts], ignore_index=True)
     columns = {name: rows[column].str.strip() for name, column in used.items()}
+    columns["image"] = columns["image"].map(partial(_below, os.path.abspath(root)))
     if "image_id" not in columns:
         columns["image_id"] = pd.Series(ids_from_paths(columns["image"].tolist()))
     for name, parse in (("age", parse_age), ("sex", parse_sex)):
@@ -123,6 +126,12 @@ def _parts(
     if split_column is not None:
         raise CxrError("--split_column does not go with --train_csv: each table is one split; leave one of them out")
     return [(named_table(root, name), read_csv(named_table(root, name)), split) for split, name in by_split.items()]
+
+
+def _below(root: str, path: str) -> str:
+    """A path as it stands below the root, where it is absolute and lies there."""
+    inside = os.path.isabs(path) and os.path.normpath(path).startswith(root.rstrip(os.sep) + os.sep)
+    return os.path.relpath(path, root) if inside else path
 
 
 def _check_images(paths: Sequence[tuple[Path, pd.Series]]) -> None:

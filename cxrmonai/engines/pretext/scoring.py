@@ -138,8 +138,9 @@ def task_figures(
         seed: of the bootstrap.
 
     Returns:
-        `task`, and `figures`: name → `value`, `ci` [low, high] and `items`, how many count. Where the store cannot
-        serve the task, `refused` says why instead of figures. A pair belongs to the patient of its first image.
+        `task`, and `figures`: name → `value`, `ci` [low, high] and `items`, how many count; they are printed too.
+        Where the store cannot serve the task, `refused` says why instead. A pair belongs to the patient of its first
+        image.
     """
     task = remake_task(network.settings["task"])
     scores = TaskScores(task)
@@ -148,6 +149,7 @@ def task_figures(
         try:
             dataset = task.dataset(str(data_file), part)
         except CxrError as error:
+            print(f"note: the network is not judged at its own task: {error}")
             return {"task": task.name, "refused": str(error)}
         scores = TaskScores(task)
         SupervisedEvaluator(
@@ -172,6 +174,8 @@ def task_figures(
         low, high = bootstrap_auroc(truth, score, **draws)
         known = int((~np.isnan(truth)).sum())
         figures[name] = {"value": float(auroc(truth, score)), "ci": [low, high], "items": known}
+    for name, figure in figures.items():
+        print(f"{task.name}: {name} {figure['value']:.3f} [{figure['ci'][0]:.3f}, {figure['ci'][1]:.3f}] on {split}")
     return {"task": task.name, "figures": figures}
 
 
