@@ -67,7 +67,8 @@ def run(config, store, weights, folder, **overrides):
 
 
 def test_maximise_raises_each_finding(small_phantom, weights, tmp_path, capsys):
-    metrics = run("maximize", small_phantom, weights, tmp_path, iterations=12, frames=5, fit_limit=30)
+    plain = {"jitter": 0, "blur": 0.0}
+    metrics = run("maximize", small_phantom, weights, tmp_path, iterations=12, frames=5, fit_limit=30, **plain)
     assert [item["findings"] for item in metrics["items"]] == [[name] for name in CLASSES]
     for item in metrics["items"]:
         (name,) = item["findings"]
