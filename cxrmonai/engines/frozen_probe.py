@@ -157,7 +157,7 @@ class FrozenProbe:
             CxrError: see `fit`.
         """
         self._check()
-        self.bank.of(np.concatenate([self.rows, self.validation_rows]))
+        self.extract(self.rows)
         self.fitted = fitted = self.fit(self.rows, progress=distributed.rank() == 0)
         if distributed.rank() != 0:
             return fitted
@@ -175,6 +175,10 @@ class FrozenProbe:
             self.network.set_head(*(torch.from_numpy(array).to(device) for array in arrays))
             save(self.network.state_dict(), self.ckpt_dir / BEST)
         return fitted
+
+    def extract(self, rows: np.ndarray) -> None:
+        """Extracts the features of some rows of the store and of the validation images, in one go."""
+        self.bank.of(np.unique(np.concatenate([rows, self.validation_rows])))
 
     def fit(self, rows: np.ndarray, progress: bool = False) -> FittedProbe:
         """Fits on some training images, and leaves the network as it is.

@@ -121,6 +121,8 @@ class LabelEfficiency:
             common = {**keys, "compare": None, "draws": 1, "data_file": data_file}
             seed_everything(self.recipe.get("seed"))  # as a single run does before it builds anything
             probe = None if method == "full" else self.recipe.anew(**common, label_fraction=1).get("probe")
+            if probe is not None:
+                probe.extract(np.concatenate([*(draw.rows for draw in draws), test]))
             for number, draw in enumerate(draws, 1):
                 if distributed.rank() == 0:
                     part = f"{percent(draw.fraction)} of the labels, draw {draw.draw}"

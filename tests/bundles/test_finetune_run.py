@@ -148,11 +148,13 @@ def test_test_labels_touch_nothing_before_the_evaluation(small_phantom, pretrain
     points = "models/operating_points.json"
     assert (one / points).read_text() == (other / points).read_text()
     metrics = [json.loads((folder / "eval/metrics.json").read_text()) for folder in (one, other)]
-    assert metrics[0]["findings"]["Pleural Effusion"]["positives"] != metrics[1]["findings"]["Pleural Effusion"]["positives"]  # fmt: skip  # noqa: E501
+    positives = [each["findings"]["Pleural Effusion"]["positives"] for each in metrics]
+    assert positives[0] != positives[1]
 
 
 def test_a_table_of_fractions_compares_with_the_untrained_encoder(small_phantom, pretrained, tmp_path, capsys):
-    train(small_phantom, tmp_path, pretrained=pretrained, method="logistic", label_fraction="0.4,1", draws=2, compare="untrained")  # fmt: skip  # noqa: E501
+    options = {"label_fraction": "0.4,1", "draws": 2, "compare": "untrained"}
+    train(small_phantom, tmp_path, pretrained=pretrained, method="logistic", **options)
     table = pd.read_csv(tmp_path / "eval/label_efficiency.csv")
     assert len(table) == 2 * 2 * 3
     assert set(zip(table["encoder"], table["fraction"], table["draws"], strict=True)) == {
@@ -225,7 +227,8 @@ def test_the_commands_for_users_of_cxrlearn_run(small_phantom, pretrained, tmp_p
         part.to_csv(tmp_path / f"{split}.csv", index=False)
     for number, command in enumerate(cxrlearn_commands()):
         words = [word.replace("/path/to", str(tmp_path)) for word in command]
-        given = {key.removeprefix("--"): DefaultParseValue(value) for key, value in zip(words[::2], words[1::2], strict=True)}  # fmt: skip  # noqa: E501
+        pairs = zip(words[::2], words[1::2], strict=True)
+        given = {key.removeprefix("--"): DefaultParseValue(value) for key, value in pairs}
         assert len(given["class_columns"]) == 14
         given |= {"class_columns": DefaultParseValue(CLASSES), "pretrained": pretrained}
         given |= {"max_epochs": 1} if "max_epochs" in given else {}

@@ -17,12 +17,11 @@ def data():
     truth = (random.random((60, 2)) < 0.4).astype(float)
     truth[::9, 1] = np.nan
     groups = random.integers(0, 25, 60)
-    runs = [
-        FractionRun(name, fraction, draw, 10 * draw + 5, 20 * draw, random.random((60, 2)) + worth * np.nan_to_num(truth))
-        for name, worth in (("ours", 0.6), ("other", 0.2))
-        for fraction, draws in ((0.1, 3), (1.0, 1))
-        for draw in range(draws)
-    ]  # fmt: skip
+    runs = []
+    for name, worth in (("ours", 0.6), ("other", 0.2)):
+        for fraction, draw in ((0.1, 0), (0.1, 1), (0.1, 2), (1.0, 0)):
+            probability = random.random((60, 2)) + worth * np.nan_to_num(truth)
+            runs.append(FractionRun(name, fraction, draw, 10 * draw + 5, 20 * draw, probability))
     return runs, truth, groups
 
 

@@ -30,8 +30,14 @@ def test_without_a_file_it_says_so(capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "pooling"), [("resnet10t", "AVG"), ("densenet121", "AVG"), ("convnext_atto", "NATIVE"), ("vit_tiny_patch16_224", "NATIVE")]
-)  # fmt: skip
+    ("name", "pooling"),
+    [
+        ("resnet10t", "AVG"),
+        ("densenet121", "AVG"),
+        ("convnext_atto", "NATIVE"),
+        ("vit_tiny_patch16_224", "NATIVE"),
+    ],
+)
 def test_the_usual_pooling_gives_the_encoders_own_features(name, pooling):
     torch.manual_seed(0)
     network = encoder(name, image_size=32).eval()
