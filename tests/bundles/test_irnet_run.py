@@ -106,7 +106,9 @@ def test_ir_labels_of_maps():
 @pytest.mark.parametrize("method", ["irnet", "cam"])
 def test_pseudo_masks_go_by_the_label(trained, small_phantom, tmp_path, method):
     out = {"pseudo_masks": tmp_path / "p.h5", "mask_file": tmp_path / "p.json", "output_dir": tmp_path}
-    run("propagate", "infer", data_file=small_phantom, ckpt_path=trained / "models/model.pt", method=method, **out)
+    few = {"walk_doublings": 1}  # edges of one epoch hold no walk back for long
+    weights = trained / "models/model.pt"
+    run("propagate", "infer", data_file=small_phantom, ckpt_path=weights, method=method, **few, **out)
     store, masks = open_store(small_phantom), MaskStore(tmp_path / "p.h5")
     assert masks.rows.tolist() == store.rows("train").tolist()
     labels = store.labels[masks.rows][:, store.class_names.index("Nodule")]
@@ -173,7 +175,7 @@ def test_the_pipeline_makes_a_table_and_leaves_out_what_is_unchanged(small_phant
     assert (tmp_path / "results.csv").read_text().startswith("method,finding,dice")
     again = run_chexseg(tmp_path, classes=names, settings=settings, **options)
     assert again["steps_run"] == []
-    assert again["methods"] == first["methods"]
+    assert json.dumps(again["methods"]) == json.dumps(first["methods"])
     changed = ChexsegSettings(**{**vars(settings), "strong_weight": 0.5})
     third = run_chexseg(tmp_path, classes=names, settings=changed, **options)
     assert [name for name in third["steps_run"] if name.startswith("weak")] == []
