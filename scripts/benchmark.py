@@ -1,6 +1,6 @@
 """Measures what must be fast, each against what else one would use, in one run.
 
-    python scripts/benchmark.py [prepare|table|load|augment|step|explain] [--data DIR] [--json FILE] [--quick]
+    python scripts/benchmark.py [prepare|table|load|augment|step|explain|crf] [--data DIR] [--json FILE] [--quick]
 
 The two sides of a comparison take turns, and the fastest round of each counts: that is what other programs on the
 machine disturb least. One process is timed in CPU time on one thread; several processes, and a GPU, by the clock.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib.util
 import io
 import json
 import math
@@ -408,6 +409,33 @@ def simclr(setup: Setup, size: int, batch_size: int, steps: int, store_size: int
     return parser.get_parsed_content
 
 
+def crf_vs_pydensecrf(setup: Setup) -> Row:
+    """The dense CRF of ten findings' two seeds in an image of 320 pixels, a mask, against one `pydensecrf2` call."""
+    import cv2
+    import pydensecrf.densecrf as crf
+    import torch
+
+    from cxrmonai.segmentation.crf import refine
+
+    size, count = setup.number(320, 64), 20
+    image = cv2.resize(cv2.imread(str(setup.small[0]), cv2.IMREAD_GRAYSCALE), (size, size))
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    masks = np.stack([np.hypot(y, x) < 0.1 + 0.01 * k for k in range(count)])
+    images, given = torch.from_numpy(image)[None], torch.from_numpy(masks)[None]
+    energy = -np.log(np.where(np.stack([~masks[0], masks[0]]), 0.7, 0.3)).reshape(2, -1).astype(np.float32)
+
+    def one_call() -> None:
+        field = crf.DenseCRF2D(size, size, 2)
+        field.setUnaryEnergy(energy)
+        field.addPairwiseGaussian(sxy=3, compat=3)
+        field.addPairwiseBilateral(sxy=50, srgb=5, rgbim=np.repeat(image[..., None], 3, axis=2).copy(), compat=10)
+        field.inference(10)
+
+    ours, other = fastest(setup.number(5), lambda: refine(images, given), one_call)
+    text = f"dense CRF of {count} masks of an image at {size} px, against pydensecrf2"
+    return row("crf_vs_pydensecrf", text, 1, (ours / count, other), "masks/s", 20.0)
+
+
 def plain_epoch(part: Callable[[str], Any], resident: bool = False) -> Callable[[], None]:
     """An epoch by hand with the parts of a bundle; `resident`: with the views of its first batch at each step."""
     import torch
@@ -565,6 +593,8 @@ COMMANDS: dict[str, list[Callable[[Setup], Row]]] = {
         functools.partial(cost_in_forwards, name="gradcam_cost_in_forwards", method="gradcam"),
     ],
 }
+if importlib.util.find_spec("pydensecrf"):  # there is nothing to compare with elsewhere
+    COMMANDS["crf"] = [crf_vs_pydensecrf]
 ON_GPU: list[Callable[[Setup], Row]] = [
     real_vs_resident,
     functools.partial(rate_vs_limit, name="resnet50", limit=8000),

@@ -1,7 +1,7 @@
 """Class activation maps: sums of a layer's maps, weighted for each class.
 
-Negative sums, evidence against a class, count as none (Selvaraju et al., Grad-CAM, 2017). `cam` and `pcam` need the
-classifier's own last maps; the others take any layer.
+Negative sums, evidence against a class, count as none (Selvaraju et al., Grad-CAM, 2017), unless `positive` is off.
+`cam` and `pcam` need the classifier's own last maps; the others take any layer.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from cxrmonai.networks.pooling import SINGLE, class_scores, widened
 MASKED_AT_ONCE = 64  # images of one pass of scorecam
 
 
-def cam(network: nn.Module, images: torch.Tensor, targets: Sequence[int] | None = None) -> RawMaps:
+def cam(
+    network: nn.Module, images: torch.Tensor, targets: Sequence[int] | None = None, positive: bool = True
+) -> RawMaps:
     """CAM: the linear layer's weights at each position (Zhou et al., 2016). One forward pass for all classes.
 
     Args:
         network: a classifier that pools each channel by itself, or with PCAM.
         images: (B, C, H, W).
         targets: class indices.
+        positive: whether evidence against a class counts as none.
 
     Raises:
         CxrError: it is no such classifier.
@@ -36,7 +39,7 @@ def cam(network: nn.Module, images: torch.Tensor, targets: Sequence[int] | None 
     if network.pooling not in (*SINGLE, "PCAM"):
         raise CxrError(f"method cam: pooling {network.pooling} has no maps of classes; use gradcam")
     scores, _, logits = _class_scores(network, images, targets)
-    return RawMaps(scores.relu(), logits)
+    return RawMaps(scores.relu() if positive else scores, logits)
 
 
 def pcam(network: nn.Module, images: torch.Tensor, targets: Sequence[int] | None = None) -> RawMaps:
@@ -68,7 +71,11 @@ def _class_scores(
 
 
 def gradcam(
-    network: nn.Module, images: torch.Tensor, targets: Sequence[int] | None = None, layer: str | None = None
+    network: nn.Module,
+    images: torch.Tensor,
+    targets: Sequence[int] | None = None,
+    layer: str | None = None,
+    positive: bool = True,
 ) -> RawMaps:
     """Grad-CAM: maps weighted by their mean gradient (Selvaraju et al., 2017).
 
@@ -80,13 +87,15 @@ def gradcam(
         images: (B, C, H, W).
         targets: class indices.
         layer: path of a submodule; `None` for the last maps.
+        positive: whether evidence against a class counts as none. Without it places are told apart even where the
+            evidence is below zero all over, as before the bias of a PCAM classifier.
 
     Raises:
         CxrError: see `observing.observe`.
     """
     seen = observe(network, images, layer)
     chosen = class_indices(targets, seen.logits.shape[1])
-    return _summed(seen, [seen.slope(k).mean(dim=(2, 3)) for k in chosen])
+    return _summed(seen, [seen.slope(k).mean(dim=(2, 3)) for k in chosen], positive)
 
 
 def gradcampp(
@@ -152,7 +161,8 @@ def _masked_logits(network: nn.Module, image: torch.Tensor, maps: torch.Tensor) 
     return widened(torch.cat(parts))
 
 
-def _summed(seen: Observed, weights: list[torch.Tensor]) -> RawMaps:
+def _summed(seen: Observed, weights: list[torch.Tensor], positive: bool = True) -> RawMaps:
     """Sums maps by weights, K' of (B, C)."""
     weight = torch.stack([widened(each) for each in weights], dim=1)
-    return RawMaps(torch.einsum("bkc,bchw->bkhw", weight, widened(seen.maps)).relu(), seen.logits)
+    total = torch.einsum("bkc,bchw->bkhw", weight, widened(seen.maps))
+    return RawMaps(total.relu() if positive else total, seen.logits)

@@ -69,7 +69,10 @@ def starting_encoder(
     build, asked = network.description, {"encoder": name, "stem": stem, "norm": norm}
     for key, theirs in (("encoder", build.name), ("stem", build.stem), ("norm", build.norm)):
         if asked[key] != theirs:
-            raise CxrError(f"{path}: holds {named(build)}; leave --{key} {asked[key]} out, or use other weights")
+            raise CxrError(
+                f"{path}: holds {named(build)}, the config asks for {key} {asked[key]}; "
+                f"give --{key} {theirs}, or use other weights"
+            )
     if build.image_size not in (0, image_size):
         raise CxrError(f"{path}: is built for {build.image_size} pixels; give --image_size {build.image_size}")
     network.preprocessing = input_of(network, image_size)

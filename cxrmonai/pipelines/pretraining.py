@@ -21,6 +21,7 @@ from cxrmonai.errors import CxrError
 from cxrmonai.pipelines.methods import Method
 
 VALIDATION = "ValidationHandler"
+NEAR = 0.02  # of the steps asked for; the fewest epochs that come so near are taken
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,8 @@ def _leave(engine: Engine) -> None:
 def plan(step: Step, images_seen: int) -> Budget:
     """Cuts a number of images seen into epochs of whole steps, as nearly as can be.
 
-    A run has the epochs of its method's recipe or up to a third more, each shortened, so that warm-up and drops of the
-    learning rate keep their places in it; and more where the data are too few for that.
+    A run has the epochs of its method's recipe, each shortened, so that warm-up and drops of the learning rate keep
+    their places in it; up to twice as many where that comes nearer to the number, and more where the data are few.
 
     Args:
         step: of the method.
@@ -133,8 +134,8 @@ def plan(step: Step, images_seen: int) -> Budget:
     if steps < 1:
         raise CxrError(f"--images_seen {images_seen} is less than one step of {step.images:g} images; give more")
     least = min(max(step.epochs, math.ceil(steps / step.loader_steps)), steps)
-    choices = range(least, least + max(1, least // 3) + 1)
-    epochs = min(choices, key=lambda number: abs(number * max(1, round(steps / number)) - steps))
+    errors = {number: abs(number * max(1, round(steps / number)) - steps) for number in range(least, 2 * least + 1)}
+    epochs = min(errors, key=lambda number: max(errors[number], NEAR * steps))
     return Budget(step.images, epochs, max(1, round(steps / epochs)))
 
 

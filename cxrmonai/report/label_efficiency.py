@@ -47,15 +47,24 @@ class LabelEfficiency:
         recipe: with the keys `method`, `pretrained`, `untrained`, `label_fraction`, `draws`, `draw`, `compare`,
             `resume`, `data_file`, `ckpt_dir`, `output_dir`, `seed`, `resamples` and `device`, and the items `task`,
             `train::trainer`, `probe` and `plain_view`.
+        label_fraction: one or several, see `parse_fractions`.
+        draws: of each fraction below 1.
+        compare: an encoder that `load_encoder` reads, `untrained` for that of `pretrained` with random weights, or
+            `None`.
 
     Raises:
-        CxrError: a fraction is out of range, or there are no test patients; or what is to be compared with is missing.
+        CxrError: a fraction is out of range.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.fractions = parse_fractions(recipe.get("label_fraction"))
-        self.draws, self.compare = int(recipe.get("draws")), recipe.get("compare")
+    def __init__(
+        self,
+        recipe: Recipe,
+        label_fraction: float | str | Sequence[float],
+        draws: int = 1,
+        compare: str | None = None,
+    ) -> None:
+        self.recipe, self.draws, self.compare = recipe, draws, compare
+        self.fractions = parse_fractions(label_fraction)
 
     @property
     def wanted(self) -> bool:
@@ -63,7 +72,12 @@ class LabelEfficiency:
         return len(self.fractions) > 1 or self.draws > 1 or self.compare is not None
 
     def run(self) -> None:
-        """Makes all runs, and writes `label_efficiency.csv`, `.json`, `.png` and the gains on rank 0."""
+        """Makes all runs, and writes `label_efficiency.csv`, `.json`, `.png` and the gains on rank 0.
+
+        Raises:
+            CxrError: there are no training or test patients, what is to be compared with is missing, or the run is to
+                be resumed.
+        """
         recipe = self.recipe
         if recipe.get("resume"):
             raise CxrError("resume: a table of several runs cannot be resumed; leave --resume out")

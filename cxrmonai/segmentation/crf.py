@@ -24,6 +24,7 @@ USUAL_EDGE = 320
 STEP = 0.7  # of the grid, in standard deviations of the bilateral kernel's place
 REACH = 4.0  # standard deviations after which a Gaussian is taken for 0
 BLOCK = 40  # rows that one product of a banded matrix makes
+CHUNK_BYTES = 2**19  # of values that are moved at once, so that they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -108,15 +109,15 @@ def _mean_field(image: torch.Tensor, masks: torch.Tensor, settings: CrfSettings,
     grid = _BilateralGrid(image, lattice)
     ones = torch.ones(image.numel(), 1, device=image.device)
     both = settings.bilateral_compat * grid.filter(ones)
-    both += settings.gaussian_compat * lattice.smooth(ones, *torch.empty(2, *ones.shape, device=image.device))
+    lattice.smooth(ones, torch.empty_like(ones), settings.gaussian_compat, both)
     energy = math.log(settings.gt_prob / (1 - settings.gt_prob))
     odds = torch.where(masks.flatten(1).t(), energy, -energy).contiguous()
     base = odds - both
-    share, first, second = (torch.empty_like(odds) for _ in range(3))
+    share, scratch = torch.empty_like(odds), torch.empty_like(odds)
     for _ in range(settings.iterations):
         torch.sigmoid(odds, out=share)
         torch.add(base, grid.filter(share), alpha=2 * settings.bilateral_compat, out=odds)
-        odds.add_(lattice.smooth(share, first, second), alpha=2 * settings.gaussian_compat)
+        lattice.smooth(share, scratch, 2 * settings.gaussian_compat, odds)
     return torch.sigmoid(odds, out=share).t().reshape(masks.shape)
 
 
@@ -141,14 +142,20 @@ class _Lattice:
         self.level_blur = _gaussian(LEVELS, level_sigma, device)
         self.level_reach = math.ceil(REACH * level_sigma)
 
-    def smooth(self, values: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """(P, C) → (P, C): the Gaussian kernel of place; `first` and `second` are (P, C) to work in."""
+    def smooth(self, values: torch.Tensor, scratch: torch.Tensor, factor: float, onto: torch.Tensor) -> None:
+        """Adds to (P, C) `onto` `factor` times the (P, C) values, smoothed in place; `scratch` is (P, C) to work in."""
         height, width, channels = len(self.rows), len(self.columns), values.shape[1]
-        _banded(self.rows, values.view(height, -1), self.reach, first.view(height, -1))
-        second.view(width, height, channels).copy_(first.view(height, width, channels).transpose(0, 1))
-        _banded(self.columns, second.view(width, -1), self.reach, first.view(width, -1))
-        second.view(height, width, channels).copy_(first.view(width, height, channels).transpose(0, 1))
-        return second
+        given, kept = (each.view(height, width, channels) for each in (values, scratch))
+        step = max(1, CHUNK_BYTES // (4 * width * channels))
+        for start in range(0, height, step):
+            turned = given[start : start + step].transpose(0, 1).reshape(width, -1)
+            done = torch.empty_like(turned)
+            for one, end, first, last in _bands(width, self.reach):
+                torch.mm(self.columns[one:end, first:last], turned[first:last], out=done[one:end])
+            kept[start : start + step] = done.view(width, -1, channels).transpose(0, 1)
+        kept, onto = scratch.view(height, -1), onto.view(height, -1)
+        for one, end, first, last in _bands(height, self.reach):
+            onto[one:end].addmm_(self.rows[one:end, first:last], kept[first:last], alpha=factor)
 
 
 class _BilateralGrid:
@@ -192,7 +199,7 @@ def _sums(table: torch.Tensor, rows: torch.Tensor, bags: torch.Tensor, weights: 
 
 
 def _stable_order(numbers: torch.Tensor, count: int) -> torch.Tensor:
-    """The stable order of numbers from 0 to below `count`; 16-bit ones NumPy sorts by radix, far faster than PyTorch."""
+    """The stable order of numbers below `count`; 16-bit ones are sorted by radix, far faster than by PyTorch."""
     if numbers.device.type == "cpu" and count <= 2**16:
         return torch.from_numpy(np.argsort(numbers.numpy().astype(np.uint16), kind="stable"))
     return numbers.argsort(stable=True)
@@ -219,13 +226,8 @@ def _smoother(edge: int, sigma: float, device: torch.device) -> torch.Tensor:
     return norm[:, None] * kernel * norm
 
 
-def _banded(matrix: torch.Tensor, values: torch.Tensor, reach: int, out: torch.Tensor) -> None:
-    """(E, E) times (E, N), for a matrix that is taken for 0 farther than `reach` from its diagonal."""
-    for start, end, first, last in _bands(len(matrix), reach):
-        torch.mm(matrix[start:end, first:last], values[first:last], out=out[start:end])
-
-
 def _bands(edge: int, reach: int) -> Iterator[tuple[int, int, int, int]]:
+    """Rows of a matrix, from and to, and the columns from and to that are not 0, `reach` from the diagonal at most."""
     for start in range(0, edge, BLOCK):
         end = min(edge, start + BLOCK)
         yield start, end, max(0, start - reach), min(edge, end + reach)

@@ -38,8 +38,8 @@ class WalkSettings:
 def propagate(maps: torch.Tensor, edge: torch.Tensor, settings: WalkSettings | None = None) -> torch.Tensor:
     """Walks from the maps' pixels to others of the same region.
 
-    A step from i to j has the weight affinity(i, j)^beta, divided by the sum over all i. Each pixel's next value is thus
-    a weighted mean of its neighbours', for all images and findings at once; nothing of the size (h·w)² is made.
+    A step from i to j has the weight affinity(i, j)^beta, divided by the sum over all i. Each pixel's next value is
+    thus a weighted mean of its neighbours', for all images and findings at once; nothing of the size (h·w)² is made.
 
     Args:
         maps: (B, K, h, w), 0 or above; what lies on an edge starts with less.

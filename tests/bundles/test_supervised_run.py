@@ -298,12 +298,17 @@ def test_images_on_the_device_are_the_same_and_the_file_is_read_once(weights_of,
     assert served[0].shape[1:] == (64, 64)  # the training images as one tensor
 
 
-def test_the_rule_decides_the_thresholds(trained, small_phantom, tmp_path):
-    def thresholds(folder):
-        return json.loads((folder / "models/operating_points.json").read_text())["thresholds"]
+def test_the_rule_decides_the_thresholds(small_phantom, tmp_path):
+    def many_to_validate(labels, splits):
+        splits[::2] = "val"
 
-    other = train(small_phantom, tmp_path, classes=CLASSES, threshold_rule="max_f1")
-    assert thresholds(other) != thresholds(trained)
+    store = copy_of(small_phantom, tmp_path / "store.h5", many_to_validate)
+    chosen = []
+    for rule in ("youden", "max_f1"):
+        made = train(store, tmp_path / rule, threshold_rule=rule, **TINY)
+        points = json.loads((made / "models/operating_points.json").read_text())
+        chosen.append(points["thresholds"])
+    assert chosen[0] != chosen[1]
 
 
 def test_two_ranks_train_and_only_one_writes(small_phantom, tmp_path):

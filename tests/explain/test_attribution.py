@@ -165,6 +165,16 @@ def test_cam_equals_gradcam_up_to_scale_on_an_averaging_linear_network():
     torch.testing.assert_close(attribute(network, given, method="cam"), attribute(network, given), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("method", ["cam", "gradcam"])
+def test_evidence_against_a_class_is_kept_on_request(method):
+    network, given = classifier(), squares(2)
+    signed = raw(network, given, method, size=2, positive=False)
+    assert (signed < 0).any()
+    torch.testing.assert_close(signed.relu(), raw(network, given, method, size=2))
+    scaled_to_one = attribute(network, given, method=method, positive=False).amax((2, 3))
+    torch.testing.assert_close(scaled_to_one, torch.ones_like(scaled_to_one))
+
+
 def test_pcam_is_the_probability_at_each_position():
     network, given = classifier(pooling="PCAM"), squares(2)
     maps, logits = attribute_with_logits(network, given, [2, 1], "pcam", size=2, scale=False)

@@ -72,9 +72,9 @@ def test_what_the_network_saw_comes_back_with_its_weights(gloria, tmp_path):
 
 
 def test_another_build_is_refused(moco, own):
-    with pytest.raises(CxrError, match=r"holds resnet18 .*leave --encoder resnet50 out"):
+    with pytest.raises(CxrError, match=r"holds resnet18 .* asks for encoder resnet50; give --encoder resnet18"):
         starting_encoder(moco, "resnet50", image_size=64)
-    with pytest.raises(CxrError, match="leave --norm batch out"):
+    with pytest.raises(CxrError, match="asks for norm batch; give --norm group"):
         starting_encoder(own, "resnet10t", image_size=64)
 
 
