@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--data_file", required=True, help="store with masks named lungs")
     parser.add_argument("--pretrained", required=True, help="weights of a ResNet-18 for one channel")
     parser.add_argument("--work_dir", required=True, type=Path)
-    parser.add_argument("--masks", type=int, nargs="+", default=[2, 5, 10, 20])
+    parser.add_argument("--masks", type=int, nargs="+", default=[2, 5, 10])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--figure", type=Path, help="PNG to draw; curve.png in the folder by default")
