@@ -182,6 +182,9 @@ def _expert_masks(store: Store, names: list[str], rows: np.ndarray, number: int 
         if number < 1:
             raise CxrError(f"expert_masks {number}: must be at least 1; for none, set supervision to weak")
         present = np.stack([_present(store, rows, int(bit)) for bit in bits], axis=1)
+        few = [f"{count} of {name}" for name, count in zip(names, present.sum(axis=0), strict=True) if count < number]
+        if few:
+            print(f"note: fewer than {number} masks to draw from: {', '.join(few)}")
         random, drawn = np.random.default_rng(seed), np.zeros_like(present)
         for k in range(len(names)):
             drawn[random.permutation(np.flatnonzero(present[:, k]))[:number], k] = True
