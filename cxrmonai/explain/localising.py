@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
@@ -38,22 +39,32 @@ class AttributionInferer(Inferer):
         targets: class indices.
         size: edge of the maps in pixels.
         options: of the method.
+        share: part of the image's edge that the network sees, in its centre, see `Preprocessing.share`; the map is
+            zero around it.
 
     Raises:
         CxrError: an unknown method.
     """
 
     def __init__(
-        self, method: str, targets: Sequence[int], size: int, options: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        targets: Sequence[int],
+        size: int,
+        options: Mapping[str, Any] | None = None,
+        share: float = 1.0,
     ) -> None:
         self.method, self.targets = check_method(method), list(targets)
         self.size, self.options = size, dict(options or {})
+        self.seen = round(size * share)
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Attribution:
         """(B, C, H, W) → maps (B, K', size, size) and logits (B, K)."""
-        return attribute_with_logits(
-            network, inputs, self.targets, self.method, size=self.size, **{**self.options, **kwargs}
-        )
+        options = {**self.options, **kwargs}
+        maps, logits = attribute_with_logits(network, inputs, self.targets, self.method, size=self.seen, **options)
+        before = round((self.size - self.seen) / 2)
+        after = self.size - self.seen - before
+        return Attribution(F.pad(maps, (before, after, before, after)), logits)
 
 
 def need_classifier(path: str | os.PathLike[str]) -> str:

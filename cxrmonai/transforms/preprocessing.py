@@ -71,6 +71,11 @@ class Preprocessing:
         """Edge in pixels of the square that an image is fitted to at first."""
         return self.fit_size or self.image_size
 
+    @property
+    def share(self) -> float:
+        """Part of that square's edge that is seen, in its centre; 1 where nothing is cropped."""
+        return self.image_size / self.square if self.then == "crop" else 1.0
+
     def at(self, image_size: int) -> Preprocessing:
         """The same for another size of the input: the same part of an image is seen, in other pixels."""
         return replace(self, image_size=image_size, fit_size=round(self.fit_size * image_size / self.image_size))
@@ -157,8 +162,7 @@ class BatchSeenPartd(MapTransform):
 
     def __init__(self, keys: KeysCollection, preprocessing: Preprocessing) -> None:
         super().__init__(keys)
-        crops = preprocessing.then == "crop"
-        self.share = preprocessing.image_size / preprocessing.square if crops else 1.0
+        self.share = preprocessing.share
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """(B, 1, S, S) → (B, 1, s, s)."""
