@@ -24,7 +24,7 @@ from cxrmonai.files import atomic_path
 from cxrmonai.processes import available_cores, follow_parent
 from cxrmonai.progress import progress_bar
 
-DEFAULT_PATIENTS, DEFAULT_SIZE, DEFAULT_SEED = 1000, 96, 0
+DEFAULT_PATIENTS, DEFAULT_SIZE, DEFAULT_SEED = 1500, 96, 0
 WORTH_A_PROCESS = 300  # images; starting one takes as long as rendering about 80
 
 Picture = tuple[np.ndarray, np.ndarray, list[tuple[str, float, float, float, float]]]

@@ -208,15 +208,16 @@ class Store(AbstractContextManager):
 
     def mask_flags_of(self, rows: Sequence[int]) -> np.ndarray:
         """(B,) uint32: which names were drawn for some images, one bit a name; 0 for an image without masks."""
-        if not self._has_masks:
-            return np.zeros(len(rows), np.uint32)
         places, flags = self._mask_places
+        if len(places) == 0:
+            return np.zeros(len(rows), np.uint32)
         found = places.get_indexer(np.asarray(rows, np.int64))
         return np.where(found >= 0, flags[found], 0).astype(np.uint32)
 
     @cached_property
     def _mask_places(self) -> tuple[pd.Index, np.ndarray]:
-        return pd.Index(self.mask_rows()), self.mask_flags()
+        flags = self.mask_flags() if self._has_masks else np.zeros(0, np.uint32)
+        return pd.Index(self.mask_rows()), flags
 
     def mask_flags(self) -> np.ndarray:
         """(K,) uint32: which names were drawn for each image that has masks, one bit a name."""

@@ -33,7 +33,8 @@ def test_runs_are_found_by_their_folder(runs, monkeypatch):
 def test_it_serves_until_interrupted(runs):
     command = [sys.executable, "-m", "cxrmonai", "board", str(runs), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    heeded = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a shell's `&` makes it ignored
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, **heeded)
     try:
         line = process.stdout.readline()
         assert line.startswith("2 runs at http://127.0.0.1:"), line
@@ -44,9 +45,11 @@ def test_it_serves_until_interrupted(runs):
             time.sleep(0.2)
         else:
             pytest.fail("the runs are not shown")
-    finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_faults_are_one_line(tmp_path, refused, monkeypatch):

@@ -51,7 +51,9 @@ def weights(tmp_path_factory):
     torch.nn.init.normal_(network.head.weight, 0, 1)
     path = tmp_path_factory.mktemp("weights") / "model.pt"
     torch.save(network.state_dict(), path)
-    (path.parent / "operating_points.json").write_text("{}")
+    points = {"thresholds": [0.4, 0.6], "temperatures": [1.0, 1.0], "origin": "made up"}
+    points |= {"reasons": ["", ""], "temperature_reasons": ["", ""]}
+    (path.parent / "operating_points.json").write_text(json.dumps(points))
     return path
 
 
@@ -111,7 +113,9 @@ def test_the_formats_give_the_same_where_the_package_is_and_where_it_is_not(expo
     command = [python, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
     options = ["--dataset_dir", images, "--output_dir", tmp_path / "out", "--device", "cpu"]
     subprocess.run([*command, *options], cwd=exported.path, **call)
-    table = pd.read_csv(tmp_path / "out/predictions.csv")[["Effusion", "Mass"]].to_numpy()
+    written = pd.read_csv(tmp_path / "out/predictions.csv")
+    assert {"Effusion positive", "Mass positive"} <= set(written)
+    table = written[["Effusion", "Mass"]].to_numpy()
     assert np.ptp(table, axis=0).min() > 1e-3  # the images are told apart
     np.testing.assert_allclose(found["script"], table, atol=1e-4)
     np.testing.assert_allclose(found["onnx"], table, atol=1e-4)

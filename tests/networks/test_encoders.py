@@ -77,7 +77,7 @@ def test_unknown_name_suggests(wrong, right):
 def test_unknown_words_are_refused():
     with pytest.raises(CxrError, match="stem 'huge': known are default, cifar"):
         encoder("resnet18", stem="huge")
-    with pytest.raises(CxrError, match="head 'deep': known are mlp, linear"):
+    with pytest.raises(CxrError, match="head 'deep': known are linear, mlp"):
         ContrastiveNetwork(head="deep")
     with pytest.raises(CxrError, match="output 'all': known are projection, features"):
         ContrastiveNetwork(output="all")

@@ -1,5 +1,6 @@
 """The benchmark runs and reports; its times and ratios are no matter of a test."""
 
+import importlib.util
 import json
 import math
 import subprocess
@@ -27,6 +28,7 @@ RATIOS = {
     "pcam_cost_in_forwards",
     "gradcam_cost_in_forwards",
 }
+WITH_PYDENSECRF = {"crf_vs_pydensecrf"}  # left out where the reference is not installed
 
 
 @pytest.mark.slow
@@ -40,7 +42,7 @@ def test_all_ratios_are_reported(tmp_path):
     made = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     ratios = json.loads((tmp_path / "ratios.json").read_text())
-    assert set(ratios) == RATIOS
+    assert set(ratios) == RATIOS | (WITH_PYDENSECRF if importlib.util.find_spec("pydensecrf") else set())
     assert all(math.isfinite(value) and value > 0 for value in ratios.values())
     lines = made.stdout.splitlines()
     assert lines[1].split() == ["comparison", "ours", "other", "unit", "ratio", "target"]
