@@ -1,9 +1,12 @@
 """Running bundles as a user does, for tests."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from monai.bundle import create_workflow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = {"max_epochs": 2, "batch_size": 16, "image_size": 32, "stem": "default", "probe_every": 1}
@@ -37,3 +40,28 @@ def error_lines(finished):
     assert finished.returncode == 1, finished.stdout + finished.stderr
     assert "Traceback" not in finished.stderr, finished.stderr
     return [line for line in finished.stderr.splitlines() if line.startswith("error:")]
+
+
+def train_here(bundle, store, folder, *presets, **overrides):
+    """Trains a bundle in this process with presets over its train.json, into a folder, which is returned."""
+    files = [str(bundle / "configs" / name) for name in ("train.json", *(f"presets/{name}.json" for name in presets))]
+    places = {"data_file": str(store), "ckpt_dir": str(folder / "models"), "output_dir": str(folder / "eval")}
+    work = create_workflow(config_file=files, workflow_type="train", bundle_root=str(bundle), **{**places, **overrides})
+    work.initialize()
+    work.run()
+    work.finalize()
+    return folder
+
+
+def evaluate_here(bundle, folder, store, out, **overrides):
+    """Evaluates in this process what `train_here` left in a folder, and returns the metrics."""
+    places = {"data_file": str(store), "ckpt_path": str(folder / "models/model.pt"), "output_dir": str(out)}
+    work = create_workflow(
+        config_file=str(bundle / "configs/evaluate.json"),
+        workflow_type="infer",
+        bundle_root=str(bundle),
+        **{"resamples": 100, "device": "cpu", **places, **overrides},
+    )
+    work.initialize()
+    work.run()
+    return json.loads((out / "metrics.json").read_text())

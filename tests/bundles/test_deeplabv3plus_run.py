@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bundle_runs import REPOSITORY, bundle, error_lines
-from monai.bundle import create_workflow
+from bundle_runs import REPOSITORY, bundle, error_lines, evaluate_here, train_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cxrmonai.cli import main
@@ -29,29 +28,11 @@ SMALL = {
 
 
 def train(store, folder, *presets, **overrides):
-    """Trains in this process, and returns the folder."""
-    files = [str(FOLDER / "configs" / name) for name in ("train.json", *(f"presets/{name}.json" for name in presets))]
-    places = {"data_file": str(store), "ckpt_dir": str(folder / "models"), "output_dir": str(folder / "eval")}
-    work = create_workflow(
-        config_file=files, workflow_type="train", bundle_root=str(FOLDER), **places, **{**SMALL, **overrides}
-    )
-    work.initialize()
-    work.run()
-    work.finalize()
-    return folder
+    return train_here(FOLDER, store, folder, *presets, **{**SMALL, **overrides})
 
 
 def evaluate(folder, store, out, **overrides):
-    places = {"data_file": str(store), "ckpt_path": str(folder / "models/model.pt"), "output_dir": str(out)}
-    work = create_workflow(
-        config_file=str(FOLDER / "configs/evaluate.json"),
-        workflow_type="infer",
-        bundle_root=str(FOLDER),
-        **{"resamples": 100, "device": "cpu", **places, **overrides},
-    )
-    work.initialize()
-    work.run()
-    return json.loads((out / "metrics.json").read_text())
+    return evaluate_here(FOLDER, folder, store, out, **overrides)
 
 
 @pytest.fixture(scope="module")
