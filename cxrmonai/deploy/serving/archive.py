@@ -11,6 +11,8 @@ import requests
 from dicomweb_client.session_utils import create_session_from_user_pass
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
+from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.utils.convert import binary_to_image
 from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom.dataset import Dataset
 
@@ -22,7 +24,8 @@ UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 class RadiographArchive(DICOMWebDatastore):
     """MONAI Label's own, for series of one radiograph: several modalities, and faults told as such.
 
-    Viewers get the series as NIfTI, as from the original; bundles read the DICOM file itself, see `dicom_of`.
+    Viewers get the series as NIfTI, as from the original; bundles read the DICOM file itself, see `dicom_of`. Labels
+    that viewers submit stay in `folder`: the original makes DICOM SEG of them by a program that it downloads.
     """
 
     @property
@@ -72,6 +75,31 @@ class RadiographArchive(DICOMWebDatastore):
         if len(files) > 1:
             raise CxrError(f"series {folder.name}: holds {len(files)} images; a series of one radiograph is needed")
         return str(files[0]) if files else path
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
+    ) -> str:
+        """Keeps a label map that a viewer submits, and returns its id, that of the image."""
+        image = self.get_image_uri(image_id)
+        if label_filename.endswith(".bin"):
+            label_filename = binary_to_image(image, label_filename)
+        return LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info)
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """File of a label that was kept."""
+        return LocalDatastore.get_label_uri(self, label_id, label_tag)
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Series with a final label."""
+        return LocalDatastore.get_labeled_images(self)
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Series without one."""
+        return sorted(set(self.list_images()) - set(self.get_labeled_images()))
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Files of images with final labels, to train on."""
+        return LocalDatastore.datalist(self, full_path)
 
 
 def open_archive(address: str) -> RadiographArchive:

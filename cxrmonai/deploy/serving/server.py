@@ -18,19 +18,22 @@ environment.prepare()
 
 from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, HTTPException, Request, UploadFile  # noqa: E402
 from fastapi.concurrency import run_in_threadpool  # noqa: E402
+from fastapi.exceptions import RequestValidationError  # noqa: E402
 from fastapi.middleware.cors import CORSMiddleware  # noqa: E402
 from fastapi.responses import JSONResponse, Response  # noqa: E402
 from monailabel.app import app  # noqa: E402
 from monailabel.config import settings  # noqa: E402
+from monailabel.endpoints.batch_infer import run as run_batch  # noqa: E402
 from monailabel.endpoints.infer import ResultType, run_inference  # noqa: E402
 from monailabel.endpoints.train import run_model  # noqa: E402
 from monailabel.endpoints.user.auth import RBAC, User  # noqa: E402
 from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelException  # noqa: E402
+from monailabel.interfaces.tasks.batch_infer import BatchInferImageType  # noqa: E402
 from monailabel.interfaces.utils.app import app_instance  # noqa: E402
 
 from cxrmonai.errors import CxrError, user_error  # noqa: E402
 
-BAD_REQUEST, NOT_FOUND, UNPROCESSABLE, FAILED = 400, 404, 422, 500
+BAD_REQUEST, NOT_FOUND, UNPROCESSABLE = 400, 404, 422
 OWN_PAGES = r"https?://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?"
 NOT_IN_PARAMS = ("image", "model", "session")
 
@@ -98,6 +101,23 @@ async def train(
     return await run_in_threadpool(run_model, model, params, run_sync, enqueue)
 
 
+@router.post("/batch/infer/{model}", tags=["Infer"], summary="Run Batch Inference for supported model")
+async def batch_infer(
+    model: str,
+    images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
+    params: dict | None = None,
+    run_sync: bool = False,
+    user: User = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)),  # noqa: B008
+) -> Any:
+    """As MONAI Label's own.
+
+    Raises:
+        HTTPException: 404, there is no such model.
+    """
+    need_known(model, app_instance()._infers, "model")
+    return await run_in_threadpool(run_batch, model, images, params, run_sync)
+
+
 def need_known(name: str, known: dict[str, Any], what: str) -> None:
     """Raises HTTPException 404 where there is no such name."""
     if name not in known:
@@ -128,6 +148,12 @@ def without_path(sentence: str, name: str) -> str:
     return f"{name}: {rest}" if colon and os.sep in path else sentence
 
 
+def invalid(request: Request, error: RequestValidationError) -> Response:
+    """Answers 422 and one line where a part of the address or the form is of the wrong type."""
+    first = error.errors()[0]
+    return JSONResponse({"detail": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}, UNPROCESSABLE)
+
+
 def told(status: int) -> Callable[[Request, Exception], Response]:
     """A handler that answers with a status and one line."""
 
@@ -141,6 +167,7 @@ def told(status: int) -> Callable[[Request, Exception], Response]:
 own = len(app.router.routes)
 app.include_router(router)
 app.router.routes[:] = app.router.routes[own:] + app.router.routes[:own]  # the first that fits answers
+app.add_exception_handler(RequestValidationError, invalid)
 app.add_exception_handler(CxrError, told(UNPROCESSABLE))
 app.add_exception_handler(ImageNotFoundException, told(NOT_FOUND))
 app.add_exception_handler(MONAILabelException, told(BAD_REQUEST))

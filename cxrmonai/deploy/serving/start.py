@@ -43,6 +43,7 @@ def serve(app: str, studies: str, port: int = 8000, host: str = "127.0.0.1") -> 
         "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": json.dumps(MODALITIES),
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder.resolve() / "cache"),
         "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "60",
+        "MONAI_LABEL_SESSION_PATH": str(folder.resolve() / "cache/sessions"),
         "MONAI_LABEL_TRACKING_ENABLED": "false",
     }
     for key, value in defaults.items():
