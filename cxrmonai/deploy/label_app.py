@@ -33,8 +33,7 @@ MONAI Label wants an environment of its own. Once, from the folder of the cxrmon
 
 ```
 python -m venv label-env
-label-env/bin/pip install --no-deps -r APP/requirements.txt
-label-env/bin/pip install --no-deps .
+label-env/bin/pip install --no-deps -r APP/requirements.txt .
 ```
 
 Then, with a folder of radiographs (PNG, JPEG, DICOM, NIfTI) or the address of a DICOMweb archive as STUDIES:

@@ -51,7 +51,7 @@ def write_result(array: np.ndarray, image: str | os.PathLike[str], extension: st
 
 def _placed(array: np.ndarray, image: str | os.PathLike[str]) -> sitk.Image:
     if suffix_of(os.fspath(image)) in (*RASTER, ".npy"):
-        return sitk.GetImageFromArray(array)
+        return sitk.GetImageFromArray(array[None])
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(image))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -137,12 +138,13 @@ class SegmenterTraining(TrainTask):
             CxrError: too few labels, or an option is none.
         """
         settings = TrainingSettings.of(request)
-        images = [self._labelled(pair, datastore) for pair in datastore.datalist()]
+        ids = {
+            os.path.realpath(datastore.get_image_uri(image_id)): image_id for image_id in datastore.get_labeled_images()
+        }
+        images = [self._labelled(ids[pair["image"]], pair, datastore) for pair in datastore.datalist()]
         return train_segmenter(self._folder, images, settings)
 
-    def _labelled(self, pair: Mapping[str, str], datastore: Datastore) -> LabelledImage:
-        name = Path(pair["image"]).name
-        image_id = next((key for key in datastore.list_images() if name.startswith(f"{key}.")), name)
+    def _labelled(self, image_id: str, pair: Mapping[str, str], datastore: Datastore) -> LabelledImage:
         info = datastore.get_label_info(image_id, DefaultLabelTag.FINAL) or {}
         values = read_label_map(pair["label"])
         names = named_values(info, self._labels)
