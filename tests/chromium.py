@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -79,6 +80,13 @@ class Chromium:
         answer = self("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait_for(self, expression: str, seconds: float = 300) -> bool:
+        """Whether a JavaScript expression becomes true in time."""
+        until = time.monotonic() + seconds
+        while not (found := self.ask(f"Boolean({expression})")) and time.monotonic() < until:
+            time.sleep(0.2)
+        return found
 
     def screenshot(self) -> bytes:
         """The whole page as PNG."""

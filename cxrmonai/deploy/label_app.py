@@ -42,8 +42,8 @@ Then, with a folder of radiographs (PNG, JPEG, DICOM, NIfTI) or the address of a
 label-env/bin/python -m cxrmonai serve APP --studies STUDIES
 ```
 
-The page is at http://127.0.0.1:8000/ohif/ for an archive; 3D Slicer takes the address http://127.0.0.1:8000 for both.
-The server is there for this machine only and asks for no password.
+3D Slicer takes the address http://127.0.0.1:8000; http://127.0.0.1:8000/ohif/ shows an archive in the browser. The
+server is there for this machine only and asks for no password.
 """
 
 Made = dict[str, tuple[dict[str, float], int]]

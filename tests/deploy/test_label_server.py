@@ -403,16 +403,24 @@ def test_an_archive_is_answered_as_its_files_are(archive, server, ours, dicom_fi
     assert archive.infer("supervised", "../files").status_code == 404
 
 
-def test_a_browser_shows_the_archive(archive, tmp_path):
+def test_a_browser_shows_the_archive(archive, dicom_file, tmp_path):
     if chromium.find() is None:
         pytest.skip("no Chromium")
     with chromium.Chromium(tmp_path / "profile") as browser:
         browser.open(f"{archive.address}/ohif/")
-        text, until = "", time.monotonic() + 120
-        while "16d7f894" not in text and time.monotonic() < until:  # the patient's name
-            time.sleep(0.5)
-            text = browser.ask("document.body.innerText")
+        name = str(pydicom.dcmread(dicom_file, stop_before_pixels=True).PatientName)
+        assert browser.wait_for(f"document.body.innerText.includes({name!r})")
+        text = browser.ask("document.body.innerText")
         assert "Study List" in text
         assert "CR" in text.split()
-        picture = cv2.imdecode(np.frombuffer(browser.screenshot(), np.uint8), cv2.IMREAD_COLOR)
-        assert picture.std() > 10
+        study = str(pydicom.dcmread(dicom_file, stop_before_pixels=True).StudyInstanceUID)
+        browser.open(f"{archive.address}/ohif/viewer?StudyInstanceUIDs={study}")
+        assert browser.wait_for(
+            "document.querySelectorAll('.cornerstone-canvas').length && /W:\\s*\\d/.test(document.body.innerText)"
+        )
+        until, shown = time.monotonic() + ANSWERS, 0.0
+        while shown < 20 and time.monotonic() < until:  # grey levels of the radiograph in the middle of the page
+            time.sleep(0.5)
+            picture = cv2.imdecode(np.frombuffer(browser.screenshot(), np.uint8), cv2.IMREAD_GRAYSCALE)
+            shown = picture[300:600, 450:800].std()
+        assert shown > 20
