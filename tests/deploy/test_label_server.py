@@ -331,7 +331,7 @@ def test_bad_requests_get_one_line_and_the_server_goes_on(server, studies):
     assert "output: Input should be" in refused(422, "supervised", "png0", "other")
     broken = requests.post(f"{server.address}/infer/supervised?image=png0", files={"params": (None, "{")}, timeout=60)
     assert (broken.status_code, broken.json()["detail"]) == (400, "params must be a JSON object")
-    for path in ("train/supervised", "batch/infer/other"):
+    for path in ("train/supervised", "batch/infer/other", "infer/supervised?session_id=none"):
         assert requests.post(f"{server.address}/{path}", json={}, timeout=60).status_code == 404
     assert scores(server.infer("supervised", "png0"))
 

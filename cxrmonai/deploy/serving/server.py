@@ -65,6 +65,8 @@ async def infer(
         raise HTTPException(BAD_REQUEST, f"params may not name '{taken[0]}'; it belongs into the address")
     if file is None and not image and not session_id:
         raise HTTPException(BAD_REQUEST, "no image: send a file, or name an image of the datastore or a session")
+    if session_id and app_instance().sessions().get_session(session_id) is None:
+        raise HTTPException(NOT_FOUND, f"no session '{session_id}', or it has expired")
     if output == ResultType.dicom_seg:
         raise HTTPException(BAD_REQUEST, "output=dicom_seg is not made here; python -m cxrmonai dicom-out makes it")
 

@@ -71,9 +71,12 @@ class BundleTask(InferTask):
         """The bundle with the weights that are there now.
 
         Raises:
-            CxrError: it cannot be opened.
+            CxrError: it cannot be opened, or its weights are gone.
         """
-        written = Path(self.get_path()).stat().st_mtime_ns
+        weights = Path(self.get_path())
+        if not weights.is_file():
+            raise CxrError(f"{self._folder.name}: its weights, models/{weights.name}, are gone; put them back")
+        written = weights.stat().st_mtime_ns
         if self._opened is None or self._opened[0] != written:
             self._opened = (written, open_bundle(self._folder))
         return self._opened[1]
