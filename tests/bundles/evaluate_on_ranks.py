@@ -15,4 +15,5 @@ if __name__ == "__main__":
         work = create_workflow(workflow_type="infer", **options)
         work.initialize()
         work.run()
-    distributed.stop()
+    work.finalize()
+    assert not distributed.is_active()

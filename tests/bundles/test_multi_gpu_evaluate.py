@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bundle_runs import REPOSITORY, options
+from bundle_runs import REPOSITORY
 from monai.bundle import create_workflow
 
+from cxrmonai.bundle import check
 from cxrmonai.data.mask_store import MaskStore
 from cxrmonai.data.store import open_store
 from cxrmonai.explain.heatmaps import Heatmaps
@@ -100,19 +101,8 @@ def one_rank(name, weights, store, out, config="evaluate", **more):
     return json.loads((out / "metrics.json").read_text()) if (out / "metrics.json").exists() else None
 
 
-def test_a_classifier_by_the_command_of_the_guide(small_phantom, weights, tmp_path):
-    metrics = one_rank("supervised", weights, small_phantom, tmp_path / "one", split="all")
-    assert metrics["images"] % (2 * BATCH)  # the ranks have unlike many images
-    given = options_of("evaluate", "supervised", weights, small_phantom, tmp_path / "two", split="all")
-    command = ["-m", "monai.bundle", "run", "--config_file", str(configs("supervised")), *options(given)]
-    said = torchrun(command, tmp_path)
-    assert said.count("mean AUROC") == said.count("note: no ") == 1
-    same_files(tmp_path / "one", tmp_path / "two")
-    table = pd.read_csv(tmp_path / "two/predictions.csv")
-    assert not table.duplicated().any()
-
-
 RUNS = {
+    "supervised": ("supervised", "evaluate", {"split": "all"}),
     "simclr": ("simclr", "evaluate", {}),
     "ssl_pretext": ("ssl_pretext", "evaluate", {}),
     "deeplabv3plus": ("deeplabv3plus", "evaluate", {"split": "all", "export": "masks"}),
@@ -131,7 +121,8 @@ def on_two(small_phantom, weights, tmp_path_factory):
         {"config_file": configs(name, config), **options_of(config, name, weights, small_phantom, folder / out, **more)}
         for out, (name, config, more) in RUNS.items()
     ]
-    torchrun([REPOSITORY / "tests/bundles/evaluate_on_ranks.py", json.dumps(works)], folder)
+    said = torchrun([REPOSITORY / "tests/bundles/evaluate_on_ranks.py", json.dumps(works)], folder)
+    (folder / "said.txt").write_text(said)
     return folder
 
 
@@ -144,6 +135,26 @@ def on_one(small_phantom, weights, tmp_path):
         return tmp_path, one_rank(name, weights, small_phantom, tmp_path, config, **more)
 
     return run
+
+
+def test_a_classifier(on_two, on_one):
+    folder, metrics = on_one("supervised")
+    assert metrics["images"] % (2 * BATCH)  # the ranks have unlike many images
+    same_files(folder, on_two / "supervised")
+    assert not pd.read_csv(on_two / "supervised/predictions.csv").duplicated().any()
+
+
+def test_one_rank_speaks(on_two):
+    said = (on_two / "said.txt").read_text()
+    assert said.count("supervised/report.html") == said.count("simclr/report.html") == 1
+    assert said.count("note: no ") == 3  # beside two classifiers and a segmenter lies nothing chosen on validation
+
+
+@pytest.mark.parametrize("name", sorted({(name, config) for name, config, _ in RUNS.values()}))
+def test_the_configs_pass_the_check_of_a_start(name, small_phantom, weights):
+    bundle, config = name
+    places = {"data_file": str(small_phantom), "ckpt_path": str(weights / bundle / "models/model.pt")}
+    assert check(configs(bundle, config), places) == []
 
 
 @pytest.mark.parametrize("name", ["simclr", "ssl_pretext"])
