@@ -18,6 +18,7 @@ from torch import nn
 
 from cxrmonai.data.files import list_radiographs
 from cxrmonai.data.phantom import draw_population, render
+from cxrmonai.deploy.card import count_to_fill, fill_card
 from cxrmonai.deploy.formats import (
     check_same,
     onnx_runner,
@@ -25,7 +26,7 @@ from cxrmonai.deploy.formats import (
     write_onnx,
     write_torchscript,
 )
-from cxrmonai.deploy.hub import model_card
+from cxrmonai.deploy.hub import hub_page
 from cxrmonai.errors import CxrError
 from cxrmonai.files import write_json, write_text
 from cxrmonai.networks.checkpoints import stored_settings
@@ -46,12 +47,14 @@ class Exported:
         formats: file below the folder → its largest difference from the network on the images of the check.
         images: number of images of the check.
         synthetic: whether they were phantoms.
+        to_fill: number of places of the model card that are left to a person.
     """
 
     path: Path
     formats: dict[str, float]
     images: int
     synthetic: bool
+    to_fill: int
 
 
 def export_bundle(
@@ -63,12 +66,14 @@ def export_bundle(
     zipped: bool = False,
     target: str = "folder",
     images: str | os.PathLike[str] | None = None,
+    metrics: str | os.PathLike[str] | None = None,
 ) -> Exported:
     """Makes a folder of a trained bundle that needs nothing of this repository but the installed package.
 
     `configs/inference.json` has `bundle_root` "." and the settings that the weights were trained with,
     `configs/metadata.json` the classes and the size of the input; `models/` holds model.pt, and where asked for
-    model.ts and model.onnx, whose outputs are compared with the network's before anything is put in place.
+    model.ts and model.onnx, whose outputs are compared with the network's before anything is put in place;
+    `docs/model_card.md` describes the weights, as far as the program knows.
 
     Args:
         bundle: folder of the bundle.
@@ -81,6 +86,7 @@ def export_bundle(
         target: `folder`; `hf`: with a model card as README.md, as the Hugging Face hub shows it; or `monailabel`: an
             app folder with this one bundle, see `label_app.write_app`.
         images: radiographs to compare the formats on, a folder or a file; phantoms by default.
+        metrics: `metrics.json` of an evaluation of these weights, for the model card.
 
     Raises:
         CxrError: the bundle or its weights are not there, `out` is there already, or a format differs.
@@ -98,16 +104,16 @@ def export_bundle(
         if target == "monailabel":
             from cxrmonai.deploy.label_app import write_app  # which exports bundles in its turn
 
-            (made,) = write_app(folder, [(bundle, weights)], torchscript, onnx, images).values()
+            (made,) = write_app(folder, [(bundle, weights)], torchscript, onnx, images, metrics).values()
         else:
-            made = write_bundle(folder, bundle, weights, torchscript, onnx, images)
+            made = write_bundle(folder, bundle, weights, torchscript, onnx, images, metrics)
         if target == "hf":
-            write_text(folder / "README.md", model_card(folder))
+            write_text(folder / "README.md", hub_page(folder))
         if zipped:
             _zip(folder, Path(temporary) / final.name)
             folder = Path(temporary) / final.name
         os.replace(folder, final)
-    return Exported(final, made[0], made[1], images is None)
+    return Exported(final, made[0], made[1], images is None, made[2])
 
 
 def find_weights(bundle: Path, ckpt_path: str | os.PathLike[str] | None, flag: str = "--ckpt_path") -> Path:
@@ -145,8 +151,9 @@ def write_bundle(
     torchscript: bool = False,
     onnx: bool = False,
     images: str | os.PathLike[str] | None = None,
-) -> tuple[dict[str, float], int]:
-    """Fills a folder as `export_bundle` describes, and returns `formats` and `images` of `Exported`."""
+    metrics: str | os.PathLike[str] | None = None,
+) -> tuple[dict[str, float], int, int]:
+    """Fills a folder as `export_bundle` describes, and returns what `Exported` holds beside the path."""
     for name in COPIED:
         source, place = bundle / name, folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -165,6 +172,8 @@ def write_bundle(
     with torch.no_grad():
         output = network(batch)
     _describe(folder / "configs/metadata.json", network, batch, output)
+    card = fill_card(folder, metrics)
+    write_text(folder / "docs/model_card.md", card)
     formats = {"models/model.pt": 0.0}
     if torchscript:
         write_torchscript(network, models / "model.ts")
@@ -174,7 +183,7 @@ def write_bundle(
         write_onnx(network, batch[:2], models / "model.onnx")
         runner = onnx_runner(models / "model.onnx")
         formats["models/model.onnx"] = check_same(network, runner, batch, finish, models / "model.onnx")
-    return formats, len(batch)
+    return formats, len(batch), count_to_fill(card)
 
 
 def _standing_alone(config: dict[str, Any], weights: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ label-env/bin/python -m cxrmonai serve APP --studies STUDIES
 server is there for this machine only and asks for no password.
 """
 
-Made = dict[str, tuple[dict[str, float], int]]
+Made = dict[str, tuple[dict[str, float], int, int]]
 
 
 def make_app(
@@ -95,6 +95,7 @@ def write_app(
     torchscript: bool = False,
     onnx: bool = False,
     images: str | os.PathLike[str] | None = None,
+    metrics: str | os.PathLike[str] | None = None,
 ) -> Made:
     """Fills a folder as MONAI Label wants it: `main.py`, `model/NAME` for each bundle, and how to start.
 
@@ -104,6 +105,7 @@ def write_app(
         torchscript: see `export.export_bundle`.
         onnx: likewise.
         images: likewise.
+        metrics: likewise.
 
     Raises:
         CxrError: see `make_app`.
@@ -114,7 +116,7 @@ def write_app(
         name, place = bundle.resolve().name, folder / "model" / bundle.resolve().name
         if name in made:
             raise CxrError(f"two bundles are called {name}; an app tells them by their folders' names")
-        made[name] = write_bundle(place, bundle, weights, torchscript, onnx, images)
+        made[name] = write_bundle(place, bundle, weights, torchscript, onnx, images, metrics)
         served = open_bundle(place, device="cpu")
         if isinstance(served, SegmentingBundle):
             for file in TRAINING:
