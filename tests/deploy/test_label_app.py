@@ -59,7 +59,7 @@ def test_pins_of_the_server_are_those_that_the_package_is_tested_with(app):
     server, own = pins(app / "requirements.txt"), pins(REPOSITORY / "requirements.lock")
     shared = server.keys() & own.keys()
     assert {"pydicom", "timm", "monai", "torchvision"} <= shared
-    assert {name: server[name] for name in shared} == {name: own[name] for name in shared}
+    assert {name: server[name] for name in shared} == {name: own[name] for name in shared}, "make lock writes both"
     assert server["monailabel"] == "monailabel==0.8.5"
     assert "://" not in (app / "requirements.txt").read_text()
 
