@@ -309,6 +309,37 @@ def test_a_file_that_is_sent_is_answered(server, ours, studies):
     assert sent == scores(server.infer("supervised", "dicom"))
 
 
+CLIENT = """
+import json, sys
+from monailabel.client import MONAILabelClient
+
+client = MONAILabelClient(sys.argv[1], sys.argv[3])
+models = client.info()["models"]
+settings = {**models["deeplabv3plus"]["config"], "result_extension": ".nii.gz", "result_dtype": "uint16"}
+file, told = client.infer("deeplabv3plus", "png1", settings)
+session = client.create_session(sys.argv[2])["session_id"]
+sent, _ = client.infer("deeplabv3plus", "", settings, session_id=session)
+_, scores = client.infer("supervised", "png1", {})
+sample = client.next_sample("random", {})
+print(json.dumps({"file": file, "sent": sent, "names": told["label_names"], "scores": scores, "sample": sample["id"]}))
+"""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="that client imports cgi, which Python 3.13 has no more")
+def test_the_client_of_3d_slicer_is_answered(server, python, ours, studies, tmp_path):
+    """MONAI Label's client library, which its module for 3D Slicer speaks through; an unused list is a default."""
+    command = [python, "-c", CLIENT, server.address, studies / "png1.png", tmp_path]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    told = json.loads(made.stdout.splitlines()[-1])
+    assert told["names"] == {"lungs": 1, "Effusion": 2}
+    for file in (told["file"], told["sent"]):
+        (labels,) = np.asarray(nibabel.load(file).dataobj).T
+        np.testing.assert_array_equal(labels > 0, our_mask(ours, "lungs", "png1") | our_mask(ours, "Effusion", "png1"))
+    assert [entry["label"] for entry in told["scores"]["prediction"]] == CLASSES
+    assert told["sample"] in {"png0", "png1", "png2", "png3", "dicom", "nifti"}
+
+
 def test_bad_requests_get_one_line_and_the_server_goes_on(server, studies):
     truncated = (studies / "dicom.dcm").read_bytes()[:3000]
 
