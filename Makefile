@@ -22,6 +22,8 @@ lint: $(READY)  ## ruff, check and format
 lock: $(READY)  ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
 	  --no-annotate --no-header --no-emit-index-url --upgrade -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group serving --constraint requirements.lock --universal --python-version 3.10 \
+	  --no-annotate --no-header --no-emit-index-url -o cxrmonai/deploy/serving/requirements.txt
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 14) else 'Python 3.10 to 3.13 is needed; name one with: make PYTHON=python3.12 …')"
