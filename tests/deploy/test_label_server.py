@@ -319,7 +319,7 @@ settings = {**models["deeplabv3plus"]["config"], "result_extension": ".nii.gz", 
 file, told = client.infer("deeplabv3plus", "png1", settings)
 session = client.create_session(sys.argv[2])["session_id"]
 sent, _ = client.infer("deeplabv3plus", "", settings, session_id=session)
-_, scores = client.infer("supervised", "png1", {})
+scores = json.loads(client.infer("supervised", "png1", {})[1])  # bytes, where no file comes with it
 sample = client.next_sample("random", {})
 print(json.dumps({"file": file, "sent": sent, "names": told["label_names"], "scores": scores, "sample": sample["id"]}))
 """
