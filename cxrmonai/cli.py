@@ -269,8 +269,12 @@ def phantom(
     seed: int = 0,
     overwrite: bool = False,
     sheet: str | None = None,
+    folder: str | None = None,
+    masks: int = 20,
+    exposure: float = 0.0,
+    prevalence: float = 1.0,
 ) -> int:
-    """Makes a store of synthetic radiographs with exact masks and boxes.
+    """Makes synthetic radiographs with exact masks and boxes, as a store or as files.
 
     Args:
         out: the store to write, NAME.h5.
@@ -279,16 +283,25 @@ def phantom(
         seed: of the whole population.
         overwrite: replace an existing store.
         sheet: a PNG or JPEG to draw 16 of the radiographs on, findings outlined.
+        folder: a folder to make with images/*.png, labels.csv, masks/ and masks.csv, to practise on.
+        masks: how many patients get masks in the folder, of their first radiograph.
+        exposure: what this hospital's images are off the usual exposure, -1 (brighter) to 1 (darker); not for a sheet.
+        prevalence: share of the usual findings that this hospital's patients have, 0 to 1; not for a sheet.
     """
+    from cxrmonai.data.phantom_folder import write_phantom_folder
     from cxrmonai.data.phantom_store import write_phantom, write_sheet
 
-    if out is None and sheet is None:
-        raise CxrError("nothing to make; give --out FILE.h5, or --sheet FILE.png")
+    if out is None and sheet is None and folder is None:
+        raise CxrError("nothing to make; give --out FILE.h5, --folder DIR or --sheet FILE.png")
     if sheet is not None:
         print(f"{write_sheet(str(sheet), patients, size, seed)}: 16 synthetic radiographs, findings outlined")
     if out is not None:
-        count = write_phantom(str(out), patients, size, seed, overwrite=overwrite)
+        site = {"exposure": exposure, "prevalence": prevalence}
+        count = write_phantom(str(out), patients, size, seed, overwrite=overwrite, **site)
         print(f"{out}: {count} synthetic radiographs of {patients} patients")
+    if folder is not None:
+        count = write_phantom_folder(str(folder), patients, size, seed, masks, exposure, prevalence)
+        print(f"{folder}: {count} synthetic radiographs of {patients} patients, with labels.csv")
     return 0
 
 
