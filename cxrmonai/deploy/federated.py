@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrmonai.deploy.federated_site import Site
+from cxrmonai.deploy.federated_site import ERROR_FILE, Site
 from cxrmonai.errors import CxrError
 from cxrmonai.files import atomic_path, write_json
 
@@ -212,22 +213,32 @@ def _run(work_dir: Path, sites: Sequence[str], rounds: int) -> None:
     command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", str(work_dir / "job" / NAME)]
     command += ["-w", str(work_dir / "nvflare"), "-c", ",".join(sites), "-t", str(len(sites))]
     told = 0
+    errors = [work_dir / site / ERROR_FILE for site in sites]
     with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
         try:
-            while process.poll() is None:
+            while process.poll() is None and not any(error.is_file() for error in errors):
                 time.sleep(0.5)
                 told = _tell(work_dir / "global" / ROUNDS, len(sites), rounds, told)
         finally:
-            if process.poll() is None:
-                process.terminate()
+            _end(process)
     _tell(work_dir / "global" / ROUNDS, len(sites), rounds, told)
-    for site in sites:
-        error = work_dir / site / "error.txt"
+    for error in errors:
         if error.is_file():
             raise CxrError(error.read_text(encoding="utf-8").strip())
     rows = _rows(work_dir / "global" / ROUNDS)
     if process.returncode or sum(row["round"] == rounds for row in rows) < len(sites):
         raise CxrError(f"the simulation ended before its last round; {log} tells why")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends the simulator where it still runs, with the processes that it started, each a session of its own."""
+    if process.poll() is not None:
+        return
+    import psutil  # comes with nvflare
+
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

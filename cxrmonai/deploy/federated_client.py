@@ -8,11 +8,11 @@ from pathlib import Path
 import nvflare.client as flare
 from nvflare.apis.fl_constant import FLMetaKey
 
-from cxrmonai.deploy.federated_site import Site
+from cxrmonai.deploy.federated_site import ERROR_FILE, Site
 from cxrmonai.errors import user_error
 from cxrmonai.files import write_text
 
-ERROR_FILE, GLOBAL_MODEL = "error.txt", "global_model.pt"
+GLOBAL_MODEL = "global_model.pt"
 
 
 def serve(site_file: str) -> None:

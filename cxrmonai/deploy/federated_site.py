@@ -21,6 +21,7 @@ from torch import nn
 from cxrmonai.engines import CheckpointHandler
 from cxrmonai.errors import CxrError
 
+ERROR_FILE = "error.txt"  # beside a site.json: what ended that hospital's part
 REQUIRED = ("config_files", "options", "rounds", "local_epochs")
 
 

@@ -83,7 +83,7 @@ def test_two_hospitals_learn_one_network(hospitals, extras, tmp_path):
     command += ["--sites", f"{hospitals}/north.h5,{hospitals}/south.h5", "--rounds", "2", "--work_dir", str(work)]
     options = {**SMALL, **OPTIONS["supervised"]}
     command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    ran = subprocess.run(command, cwd=tmp_path, env=extras, capture_output=True, text=True, timeout=900)
+    ran = subprocess.run(command, cwd=tmp_path, env=extras, capture_output=True, text=True, timeout=2400)
     log = work / "nvflare.log"
     assert ran.returncode == 0, ran.stdout + ran.stderr + (log.read_text()[-5000:] if log.exists() else "")
     assert "after round 2 of 2, validation: val_mean_auroc" in ran.stdout
