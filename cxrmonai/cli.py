@@ -314,6 +314,7 @@ def export(
     zip: bool = False,
     target: str = "folder",
     images: str | None = None,
+    metrics: str | None = None,
 ) -> int:
     """Makes a folder of a trained bundle that stands alone, and proves that its formats agree (docs/deploying.md).
 
@@ -326,16 +327,18 @@ def export(
         zip: write OUT.zip in place of the folder.
         target: folder, or hf with a model card for the Hugging Face hub.
         images: radiographs to compare the formats on; synthetic ones by default.
+        metrics: metrics.json of an evaluation of these weights, for the model card.
     """
     from cxrmonai.deploy import export_bundle
 
     if out is None:
         raise CxrError("--out is missing: the folder to make")
     given = None if ckpt_path is None else str(ckpt_path)
-    made = export_bundle(str(bundle), str(out), given, torchscript, onnx, zip, target, images and str(images))
+    made = export_bundle(str(bundle), str(out), given, torchscript, onnx, zip, target, images and str(images), metrics)
     for name, difference in made.formats.items():
         print(f"{name}: {'the weights' if name.endswith('.pt') else f'differs by {difference:.1e} at most'}")
     kind = "synthetic radiographs" if made.synthetic else "radiographs"
+    print(f"docs/model_card.md: {made.to_fill} places marked TO FILL are left to you")
     print(f"{made.path}: made; outputs compared on {made.images} {kind}")
     return 0
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from cxrmonai import distributed
 from cxrmonai.data.geometry import letterbox_geometry
 from cxrmonai.data.packing import pack_bits
 from cxrmonai.data.phantom import FINDINGS, MASK_NAMES, Study, draw_population, outline_sheet, population_table, render
@@ -167,6 +168,6 @@ def default_store(dataset_dir: str | os.PathLike[str]) -> str:
     """
     path = Path(dataset_dir) / f"phantom_{DEFAULT_SIZE}px_{DEFAULT_PATIENTS}.h5"
     if not path.exists():
-        print(f"note: no --data_file given: making the synthetic phantom {path}")
+        distributed.note(f"no --data_file given: making the synthetic phantom {path}")
         write_phantom(path, overwrite=True)
     return str(path)

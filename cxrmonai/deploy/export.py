@@ -18,6 +18,7 @@ from torch import nn
 
 from cxrmonai.data.files import list_radiographs
 from cxrmonai.data.phantom import draw_population, render
+from cxrmonai.deploy.card import count_to_fill, fill_card
 from cxrmonai.deploy.formats import (
     check_same,
     onnx_runner,
@@ -25,7 +26,7 @@ from cxrmonai.deploy.formats import (
     write_onnx,
     write_torchscript,
 )
-from cxrmonai.deploy.hub import model_card
+from cxrmonai.deploy.hub import hub_page
 from cxrmonai.errors import CxrError
 from cxrmonai.files import write_json, write_text
 from cxrmonai.networks.checkpoints import stored_settings
@@ -45,12 +46,14 @@ class Exported:
         formats: file below the folder → its largest difference from the network on the images of the check.
         images: number of images of the check.
         synthetic: whether they were phantoms.
+        to_fill: number of places of the model card that are left to a person.
     """
 
     path: Path
     formats: dict[str, float]
     images: int
     synthetic: bool
+    to_fill: int
 
 
 def export_bundle(
@@ -62,12 +65,14 @@ def export_bundle(
     zipped: bool = False,
     target: str = "folder",
     images: str | os.PathLike[str] | None = None,
+    metrics: str | os.PathLike[str] | None = None,
 ) -> Exported:
     """Makes a folder of a trained bundle that needs nothing of this repository but the installed package.
 
     `configs/inference.json` has `bundle_root` "." and the settings that the weights were trained with,
     `configs/metadata.json` the classes and the size of the input; `models/` holds model.pt, and where asked for
-    model.ts and model.onnx, whose outputs are compared with the network's before anything is put in place.
+    model.ts and model.onnx, whose outputs are compared with the network's before anything is put in place;
+    `docs/model_card.md` describes the weights, as far as the program knows.
 
     Args:
         bundle: folder of the bundle.
@@ -78,6 +83,7 @@ def export_bundle(
         zipped: write one ZIP file in place of the folder.
         target: `folder`, or `hf`: with a model card as README.md, as the Hugging Face hub shows it.
         images: radiographs to compare the formats on, a folder or a file; phantoms by default.
+        metrics: `metrics.json` of an evaluation of these weights, for the model card.
 
     Raises:
         CxrError: the bundle or its weights are not there, `out` is there already, or a format differs.
@@ -98,19 +104,25 @@ def export_bundle(
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=final.parent) as temporary:
         folder = Path(temporary) / out.name
-        made = _fill(bundle, folder, weights, torchscript, onnx, images)
+        made = _fill(bundle, folder, weights, torchscript, onnx, images, metrics)
         if target == "hf":
-            write_text(folder / "README.md", model_card(folder))
+            write_text(folder / "README.md", hub_page(folder))
         if zipped:
             _zip(folder, Path(temporary) / final.name)
             folder = Path(temporary) / final.name
         os.replace(folder, final)
-    return Exported(final, made[0], made[1], images is None)
+    return Exported(final, made[0], made[1], images is None, made[2])
 
 
 def _fill(
-    bundle: Path, folder: Path, weights: Path, torchscript: bool, onnx: bool, images: str | os.PathLike[str] | None
-) -> tuple[dict[str, float], int]:
+    bundle: Path,
+    folder: Path,
+    weights: Path,
+    torchscript: bool,
+    onnx: bool,
+    images: str | os.PathLike[str] | None,
+    metrics: str | os.PathLike[str] | None,
+) -> tuple[dict[str, float], int, int]:
     for name in COPIED:
         source, place = bundle / name, folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +141,8 @@ def _fill(
     with torch.no_grad():
         output = network(batch)
     _describe(folder / "configs/metadata.json", network, batch, output)
+    card = fill_card(folder, metrics)
+    write_text(folder / "docs/model_card.md", card)
     formats = {"models/model.pt": 0.0}
     if torchscript:
         write_torchscript(network, models / "model.ts")
@@ -138,7 +152,7 @@ def _fill(
         write_onnx(network, batch[:2], models / "model.onnx")
         runner = onnx_runner(models / "model.onnx")
         formats["models/model.onnx"] = check_same(network, runner, batch, finish, models / "model.onnx")
-    return formats, len(batch)
+    return formats, len(batch), count_to_fill(card)
 
 
 def _standing_alone(config: dict[str, Any], weights: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cxrmonai import distributed
 from cxrmonai.data.geometry import map_to_original
 from cxrmonai.data.store import Store
 from cxrmonai.errors import CxrError
@@ -117,11 +118,13 @@ def choose_thresholds(
         batch_size: images a step.
 
     Returns:
-        One for each rule.
+        One for each rule; nothing on other ranks than 0.
 
     Raises:
         CxrError: an unknown rule.
     """
+    if distributed.rank() != 0:
+        return []
     names = [network.class_names[k] for k in inferer.targets]
     for rule in rules:
         if rule != TUNED:

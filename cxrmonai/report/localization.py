@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cxrmonai import distributed
 from cxrmonai.data.store import Store
 from cxrmonai.data.vocabulary import canonical
 from cxrmonai.errors import CxrError
@@ -68,7 +69,7 @@ def write_localisation(
     overlays: int = 24,
     export_as: str = "none",
 ) -> None:
-    """Makes boxes, masks, overlays and a report of heatmaps, and says where they are.
+    """Makes boxes, masks, overlays and a report of heatmaps, and says where they are; rank 0 does it.
 
     Args:
         output_dir: gets `boxes.csv`, `masks.json`, `overlays/`, `report.html`, and what `export_as` names.
@@ -83,6 +84,8 @@ def write_localisation(
     Raises:
         CxrError: an unknown rule or export, or the folder cannot be written to.
     """
+    if distributed.rank() != 0:
+        return
     folder, heatmaps, store = Path(output_dir), Heatmaps(heatmap_file), Store(data_file)
     boxes = write_boxes(folder / "boxes.csv", heatmaps, store, box_rule, min_probability)
     write_masks(folder / "masks.json", heatmaps, store, mask_rule, min_probability)
@@ -146,7 +149,7 @@ def write_scores(
     seed: int = 0,
     overlays: int = 12,
 ) -> dict[str, Any]:
-    """Scores heatmaps, writes `metrics.json`, `overlays/` and `report.html`, and says the result.
+    """Scores heatmaps, writes `metrics.json`, `overlays/` and `report.html`, and says the result; rank 0 does it.
 
     Args:
         output_dir: gets the files.
@@ -164,6 +167,8 @@ def write_scores(
     Raises:
         CxrError: the folder cannot be written to.
     """
+    if distributed.rank() != 0:
+        return {}
     folder, heatmaps, store = Path(output_dir), Heatmaps(heatmap_file), Store(data_file)
     if len(heatmaps) == 0:
         raise CxrError(f"{heatmap_file}: holds no heatmaps to score")

@@ -14,14 +14,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def tracked(output):
-    """Names of parameters and metrics of the runs in an output_dir, and files that were kept beside them."""
+    """Names of parameters and metrics of the runs in an output_dir."""
     client = MlflowClient(tracking_uri=f"sqlite:///{output}/mlruns.db")
     runs = [run for found in client.search_experiments() for run in client.search_runs([found.experiment_id])]
     return {
         "status": [run.info.status for run in runs],
         "params": sorted({name for run in runs for name in run.data.params}),
         "metrics": {name: value for run in runs for name, value in run.data.metrics.items()},
-        "artifacts": [file.path for run in runs for file in client.list_artifacts(run.info.run_id)],
     }
 
 
@@ -40,7 +39,8 @@ def main(folder, store, options):
         strays = [str(path) for path in here.rglob("*") if "mlruns" in path.name and path.parent != here / "eval"]
         strays += [str(path) for path in (here / "somewhere").iterdir()]
         events = [str(path) for path in here.rglob("events.out.tfevents.*")]
-        found[bundle] = {**tracked(here / "eval"), "strays": strays, "events": events}
+        configs = [str(path) for path in (here / "eval").glob("config_*.json")]
+        found[bundle] = {**tracked(here / "eval"), "configs": configs, "strays": strays, "events": events}
     print(json.dumps(found))
 
 
