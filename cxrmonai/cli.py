@@ -321,11 +321,11 @@ def export(
     Args:
         bundle: folder of the bundle, such as bundles/supervised.
         out: the folder to make.
-        ckpt_path: the weights; models/model.pt of the bundle by default.
+        ckpt_path: the weights; those that the bundle's inference.json names by default, models/model.pt.
         torchscript: also write models/model.ts.
         onnx: also write models/model.onnx, with a batch of any size.
         zip: write OUT.zip in place of the folder.
-        target: folder, or hf with a model card for the Hugging Face hub.
+        target: folder; hf, with a model card for the Hugging Face hub; or monailabel, an app folder for MONAI Label.
         images: radiographs to compare the formats on; synthetic ones by default.
         metrics: metrics.json of an evaluation of these weights, for the model card.
     """
@@ -340,6 +340,49 @@ def export(
     kind = "synthetic radiographs" if made.synthetic else "radiographs"
     print(f"docs/model_card.md: {made.to_fill} places marked TO FILL are left to you")
     print(f"{made.path}: made; outputs compared on {made.images} {kind}")
+    return 0
+
+
+def label_app(
+    out: str | None = None,
+    bundles: str | None = None,
+    ckpt_paths: str | None = None,
+    images: str | None = None,
+) -> int:
+    """Makes an app folder for MONAI Label out of trained bundles (docs/serving.md).
+
+    Args:
+        out: the folder to make.
+        bundles: names or folders of bundles that give scores, masks or heatmaps, as A,B.
+        ckpt_paths: weights, one for each bundle, as A,B; those that each bundle's inference.json names by default.
+        images: radiographs to try the bundles on; synthetic ones by default.
+    """
+    from cxrmonai.data.table import name_list
+    from cxrmonai.deploy.label_app import make_app
+
+    if out is None:
+        raise CxrError("--out is missing: the folder to make")
+    given = ckpt_paths.split(",") if isinstance(ckpt_paths, str) else ckpt_paths  # Fire makes a tuple of A,B
+    weights = None if given is None else [str(path).strip() for path in given]
+    made = make_app(str(out), name_list(bundles), weights, images and str(images))
+    print(f"{out}: app with {', '.join(made)}; its README.md tells how to start it")
+    return 0
+
+
+def serve(app: str, studies: str | None = None, port: int = 8000, host: str = "127.0.0.1") -> int:
+    """Serves an app folder by MONAI Label until interrupted; run in MONAI Label's environment (docs/serving.md).
+
+    Args:
+        app: folder that label-app made.
+        studies: folder of radiographs, or address of a DICOMweb archive.
+        port: to serve at.
+        host: address to serve at; the server asks for no password.
+    """
+    from cxrmonai.deploy.serving.start import serve as run
+
+    if studies is None:
+        raise CxrError("--studies is missing: the folder of radiographs, or the address of a DICOMweb archive")
+    run(str(app), str(studies), int(port), str(host))
     return 0
 
 
@@ -555,6 +598,8 @@ COMMANDS = {
     "compare": compare,
     "phantom": phantom,
     "export": export,
+    "label-app": label_app,
+    "serve": serve,
     "board": board,
     "dicom-out": dicom_out,
     "chexseg": chexseg,

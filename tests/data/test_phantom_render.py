@@ -93,6 +93,17 @@ def test_a_finding_changes_the_pixels_of_its_mask(by_finding, finding):
             assert inside > 3 * change[~with_it.masks[finding]].mean()
 
 
+@pytest.mark.parametrize("finding", ["Consolidation", "Fracture", "Mass", "Nodule", "Pleural Effusion"])
+def test_a_focal_finding_leaves_no_sign_elsewhere(by_finding, finding):
+    """So that a classifier can go by nothing but the place that the mask tells; `docs/explaining.md` names the rest."""
+    shares = []
+    for study in by_finding[finding]:
+        with_it, without_it = render(study, 96), render(study.without(finding), 96)
+        change = np.abs(with_it.image.astype(float) - without_it.image)
+        shares.append(change[with_it.masks[finding]].sum() / change.sum())
+    assert np.mean(shares) > 0.65
+
+
 def test_no_lesion_hides(studies):
     """What a label tells can be seen at the size of the default store, also beside a large heart."""
     sick = [s for s in studies if "Cardiomegaly" in s.findings and len(s.lesions) > 1]
