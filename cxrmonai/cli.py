@@ -269,8 +269,12 @@ def phantom(
     seed: int = 0,
     overwrite: bool = False,
     sheet: str | None = None,
+    folder: str | None = None,
+    masks: int = 20,
+    exposure: float = 0.0,
+    prevalence: float = 1.0,
 ) -> int:
-    """Makes a store of synthetic radiographs with exact masks and boxes.
+    """Makes synthetic radiographs with exact masks and boxes, as a store or as files.
 
     Args:
         out: the store to write, NAME.h5.
@@ -279,16 +283,25 @@ def phantom(
         seed: of the whole population.
         overwrite: replace an existing store.
         sheet: a PNG or JPEG to draw 16 of the radiographs on, findings outlined.
+        folder: a folder to make with images/*.png, labels.csv, masks/ and masks.csv, to practise on.
+        masks: how many patients get masks in the folder, of their first radiograph.
+        exposure: what this hospital's images are off the usual exposure, -1 (brighter) to 1 (darker); not for a sheet.
+        prevalence: share of the usual findings that this hospital's patients have, 0 to 1; not for a sheet.
     """
+    from cxrmonai.data.phantom_folder import write_phantom_folder
     from cxrmonai.data.phantom_store import write_phantom, write_sheet
 
-    if out is None and sheet is None:
-        raise CxrError("nothing to make; give --out FILE.h5, or --sheet FILE.png")
+    if out is None and sheet is None and folder is None:
+        raise CxrError("nothing to make; give --out FILE.h5, --folder DIR or --sheet FILE.png")
     if sheet is not None:
         print(f"{write_sheet(str(sheet), patients, size, seed)}: 16 synthetic radiographs, findings outlined")
     if out is not None:
-        count = write_phantom(str(out), patients, size, seed, overwrite=overwrite)
+        site = {"exposure": exposure, "prevalence": prevalence}
+        count = write_phantom(str(out), patients, size, seed, overwrite=overwrite, **site)
         print(f"{out}: {count} synthetic radiographs of {patients} patients")
+    if folder is not None:
+        count = write_phantom_folder(str(folder), patients, size, seed, masks, exposure, prevalence)
+        print(f"{folder}: {count} synthetic radiographs of {patients} patients, with labels.csv")
     return 0
 
 
@@ -443,6 +456,56 @@ def cross_validate(config_file: str, folds: int = 5, work_dir: str | None = None
     return 0
 
 
+def federated(
+    config_file: str,
+    sites: str,
+    rounds: int,
+    work_dir: str,
+    local_epochs: int = 1,
+    names: str | None = None,
+    site_file: str | None = None,
+    server_dir: str | None = None,
+    **overrides: Any,
+) -> int:
+    """Trains one network on the stores of several hospitals, without joining them; simulated here, or as a job.
+
+    Needs `pip install 'cxrmonai[fl]'`. With `--names` nothing is trained: the job of a real federation is written
+    (docs/federated.md).
+
+    Args:
+        config_file: train.json of a bundle, or with overlays "['a.json','b.json']".
+        sites: their stores, A.h5,B.h5; with --names that of the hospital that prepares the job.
+        rounds: of averaging.
+        work_dir: gets a folder for each hospital and one for what all learned.
+        local_epochs: that each hospital trains in a round.
+        names: of the hospitals of a real federation, as A,B.
+        site_file: where each of these keeps its site.json.
+        server_dir: folder at their server for weights and metrics.
+        **overrides: keys of the config that all share, such as --encoder and --classes.
+    """
+    from cxrmonai.bundle import check as faults_of
+    from cxrmonai.bundle.source import config_files
+    from cxrmonai.data.table import name_list
+    from cxrmonai.deploy.federated import prepare_job, simulate
+
+    faults = faults_of(config_file, overrides)
+    if faults:
+        raise CxrError("; ".join(faults))
+    files, stores = config_files(config_file), name_list(sites)
+    if names is None:
+        simulate(files, stores, rounds, str(work_dir), local_epochs, overrides)
+        print(f"{work_dir}/global/models/model.pt: what {len(stores)} hospitals learned; metrics in global/rounds.csv")
+        return 0
+    if site_file is None or server_dir is None or len(stores) != 1:
+        raise CxrError("--names needs --site_file, --server_dir and one store in --sites; see docs/federated.md")
+    places = {"site_file": str(site_file), "server_dir": str(server_dir)}
+    arguments = {**places, "local_epochs": local_epochs, "options": overrides}
+    print(
+        f"{prepare_job(files, stores[0], name_list(names), rounds, str(work_dir), **arguments)}: to submit to NVFlare"
+    )
+    return 0
+
+
 def check(config_file: str, **overrides: Any) -> int:
     """Checks a bundle's config and overrides without running it; one line per fault.
 
@@ -541,6 +604,7 @@ COMMANDS = {
     "dicom-out": dicom_out,
     "chexseg": chexseg,
     "cross-validate": cross_validate,
+    "federated": federated,
     "check": check,
     "version": version,
 }

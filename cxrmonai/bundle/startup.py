@@ -12,6 +12,7 @@ from typing import Any
 from cxrmonai.bundle.checking import check, examine
 from cxrmonai.bundle.command import bundle_command
 from cxrmonai.bundle.source import ConfigFile, config_files
+from cxrmonai.bundle.tracking import mend_tracking
 from cxrmonai.bundle.wording import one_line
 from cxrmonai.errors import CxrError, user_error
 
@@ -24,7 +25,7 @@ _LOST = re.compile(
 
 
 def preflight() -> None:
-    """Checks the config and overrides of `python -m monai.bundle run`; does nothing in any other process.
+    """Checks the config and overrides of `python -m monai.bundle run`; in any other process it only mends tracking.
 
     It is the first item of `initialize`: `"$cxrmonai.bundle.preflight()"`. Faults go to stderr, one line each, once
     for a node when several processes run. The environment variable CXRMONAI_CHECK=0 leaves the check out.
@@ -32,6 +33,7 @@ def preflight() -> None:
     Raises:
         SystemExit: with code 1, when there are faults.
     """
+    mend_tracking()
     command, arguments = bundle_command() or ("", {})
     if command not in ("run", "run_workflow"):
         return

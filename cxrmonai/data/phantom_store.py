@@ -39,6 +39,8 @@ def write_phantom(
     overwrite: bool = False,
     progress: bool = True,
     workers: int | None = None,
+    exposure: float = 0.0,
+    prevalence: float = 1.0,
 ) -> int:
     """Makes a store of synthetic radiographs with every finding's mask and boxes, and the lungs' mask.
 
@@ -50,6 +52,8 @@ def write_phantom(
         overwrite: whether an existing file may be replaced.
         progress: whether to show a bar.
         workers: processes; as many as there are cores by default where that is worth it, 0 or 1 works in this one.
+        exposure: of this hospital off the usual one, see `draw_population`.
+        prevalence: share of the usual findings that this hospital's patients have, see `draw_population`.
 
     Returns:
         Number of images; they do not depend on `workers`.
@@ -60,7 +64,7 @@ def write_phantom(
     out = Path(out)
     if out.exists() and not overwrite:
         raise CxrError(f"{out}: exists already; give another --out, or --overwrite to replace it")
-    studies = draw_population(patients, seed)
+    studies = draw_population(patients, seed, exposure, prevalence)
     render(studies[0], size)
     table = population_table(studies)
     labels = table[list(FINDINGS)]
@@ -89,7 +93,7 @@ def write_phantom(
         masks=(np.arange(count), annotated, bits),
         mask_names=MASK_NAMES,
         synthetic=True,
-        options={"patients": patients, "size": size, "seed": seed},
+        options={"patients": patients, "size": size, "seed": seed, "exposure": exposure, "prevalence": prevalence},
     )
     return count
 

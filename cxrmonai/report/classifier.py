@@ -50,7 +50,7 @@ def write_predictions(
     writer = summary_writer(Path(output_dir) / "tensorboard")
     summary = write_evaluation(output_dir, evaluation, resamples=resamples, seed=seed, writer=writer)
     if writer is not None:
-        writer.close()
+        writer.flush()
     low, high = summary["mean_auroc_ci"]
     kind = "synthetic radiographs" if evaluation.synthetic else "radiographs"
     print(
