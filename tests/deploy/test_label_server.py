@@ -3,8 +3,6 @@
 import io
 import json
 import os
-import re
-import shlex
 import shutil
 import signal
 import socket
@@ -25,6 +23,7 @@ import pytest
 import requests
 from label_models import CLASSES, MASKS, REPOSITORY, classifier_weights, segmenter_weights
 from monai.bundle import create_workflow
+from page_commands import commands
 
 from cxrmonai.cli import main
 from cxrmonai.data.geometry import map_to_original
@@ -41,10 +40,8 @@ PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 def page_command(word):
     """The one command of the page that holds a word, as its words."""
-    blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    (command,) = [line for line in lines if word in line]
-    return shlex.split(command, comments=True)
+    (command,) = [words for words in commands(PAGE) if word in " ".join(words)]
+    return command
 
 
 def free_port():
