@@ -95,7 +95,8 @@ def attribute_with_logits(
         images: see `attribute`.
         targets: see `attribute`.
         method: see `attribute`.
-        size: edge of the maps in pixels, or `None` for that of the images; bilinear.
+        size: edge of the maps in pixels, or `None` for that of the images; bilinear. Each cell of an encoder with an
+            `output_stride` is put where it looks, see `networks.strides.keep_resolution`.
         scale: whether each map is brought to 0–1.
         options: of the method.
 
@@ -119,9 +120,27 @@ def attribute_with_logits(
         raw = scaled(raw)  # before the resizing, whose rounding would make a constant map look like none
     shape = tuple(images.shape[2:]) if size is None else (size, size)
     if tuple(raw.shape[2:]) != shape:
-        raw = resized(raw, shape)
+        raw = resized(raw, shape, window_offset(network, raw, images))
         raw = scaled(raw) if scale else raw
     return Attribution(raw, logits)
+
+
+def window_offset(network: nn.Module, maps: torch.Tensor, images: torch.Tensor) -> tuple[float, float]:
+    """How far from their cells the values of maps belong, as parts of the image's edges, see `scaling.resized`.
+
+    Args:
+        network: that made them.
+        maps: (B, K, h, w).
+        images: (B, C, H, W).
+
+    Returns:
+        The encoder's `window_offset` for maps of its `output_stride`, whichever layer they are of; none for others.
+    """
+    encoder = getattr(network, "encoder", None)
+    offset = getattr(encoder, "window_offset", 0.0)
+    if not offset or maps.shape[-1] != -(-images.shape[-1] // encoder.description.output_stride):
+        return 0.0, 0.0
+    return offset / images.shape[-2], offset / images.shape[-1]
 
 
 def check_method(method: str) -> str:

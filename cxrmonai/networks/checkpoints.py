@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -327,7 +328,8 @@ def start_from(network: DescribedNetwork, path: str | os.PathLike[str] | None) -
     """
     if path is not None:
         theirs = load_encoder(path)
-        _check_build(theirs.description, network, path)
+        stride = network.encoder.description.output_stride  # weights fit every one
+        _check_build(replace(theirs.description, output_stride=stride), network, path)
         load_all(network.encoder, theirs.state_dict(), path)
     return network
 
@@ -375,7 +377,7 @@ def trained_size(path: str | os.PathLike[str]) -> int:
 
 
 def stored_settings(path: str | os.PathLike[str]) -> dict[str, Setting]:
-    """What a checkpoint of ours was trained with: its network's settings, and its encoder's name, stem and norm.
+    """What a checkpoint of ours was trained with: its network's settings, and its encoder's build.
 
     Raises:
         CxrError: see `read_weights`; or it was not written by one of our bundles.
@@ -384,7 +386,13 @@ def stored_settings(path: str | os.PathLike[str]) -> dict[str, Setting]:
     description = _description(weights, path)
     if description is None:
         raise CxrError(f"{path}: no description of a network in it; it was not written by a cxrmonai bundle")
-    build = {"encoder": description.name, "stem": description.stem, "norm": description.norm}
+    build = {
+        "encoder": description.name,
+        "stem": description.stem,
+        "norm": description.norm,
+        "output_stride": description.output_stride,
+        "depth": description.depth,
+    }
     return {**build, **_settings(weights, path)}
 
 

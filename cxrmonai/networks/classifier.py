@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from timm.models._manipulate import group_with_matcher
 from torch import nn
@@ -217,6 +218,24 @@ class Classifier(DescribedNetwork):
         bias = bias.double() if mean is None else bias.double() - weight @ mean.double()
         self.head.weight.copy_(weight)
         self.head.bias.copy_(bias)
+        return self
+
+    @torch.no_grad()
+    def expect(self, frequencies: np.ndarray) -> Classifier:
+        """Lets the untrained head expect each class as often as it is there, whatever the image (Lin et al., 2017).
+
+        A pooling by probability (PCAM) then starts from small ones, which single out places from the first step on.
+
+        Args:
+            frequencies: (K, 2) how often each class is absent and present; a class that is never one or the other
+                counts as once.
+
+        Returns:
+            This network.
+        """
+        absent, present = torch.as_tensor(np.maximum(frequencies, 1), dtype=self.head.bias.dtype).unbind(dim=1)
+        share = present / (absent + present)
+        self.head.bias.copy_(share.log() if self.task == "multiclass" else share.logit())
         return self
 
     def freeze(self, stages: int) -> Classifier:

@@ -11,6 +11,7 @@ from torch import nn
 from cxrmonai.errors import CxrError
 from cxrmonai.networks.normalisation import check_norm, replace_batch_norm
 from cxrmonai.networks.published.builds import add_projection, make_relus_leaky, upsample_input
+from cxrmonai.networks.strides import keep_resolution
 
 STEMS = ("default", "cifar")
 HEAD_WIDTH = 64  # of one attention head, in every vision transformer of CLIP and ViT
@@ -26,6 +27,7 @@ class EncoderDescription:
         stem: `default`, or `cifar` for small images.
         image_size: edge of the input in pixels, where the backbone is built for one (vision transformers); else 0.
         norm: `batch`: the backbone's own norms; or `group` or `instance` in place of its batch norms.
+        output_stride: how much smaller than the input the last maps are; 0 where as timm builds it.
         negative_slope, upsample, width, depth, projection: see `encoder`; 0 where the backbone is as timm builds it.
     """
 
@@ -34,6 +36,7 @@ class EncoderDescription:
     stem: str = "default"
     image_size: int = 0
     norm: str = "batch"
+    output_stride: int = 0
     negative_slope: float = 0.0
     upsample: int = 0
     width: int = 0
@@ -51,6 +54,7 @@ def encoder(
     stem: str = "default",
     image_size: int = 0,
     norm: str = "batch",
+    output_stride: int = 0,
     *,
     negative_slope: float = 0.0,
     upsample: int = 0,
@@ -62,8 +66,9 @@ def encoder(
 
     The result is the timm module itself, so that state dicts carry timm's (and, for ResNets and DenseNets,
     torchvision's) names. `encoder(x)` gives (B, C) features, `encoder.num_features` is C, `encoder.forward_features(x)`
-    gives (B, C', h, w) maps or tokens, where C' differs from C in a few backbones (MobileNetV3, VGG), and
-    `encoder.description` tells how to build it again.
+    gives (B, C', h, w) maps or tokens, where C' differs from C in a few backbones (MobileNetV3, VGG),
+    `encoder.description` tells how to build it again, and `encoder.window_offset` where positions of the maps look,
+    see `strides.keep_resolution` (0 without an `output_stride`).
 
     Args:
         name: a timm model name.
@@ -73,11 +78,16 @@ def encoder(
         image_size: for vision transformers, edge of the input in pixels; 0 keeps the model's own.
         norm: `batch` keeps the backbone's own norms; `group` (32 groups, or the most below that fit) and `instance`
             take the place of every batch norm.
+        output_stride: for convolutional backbones, how much smaller than the input the last maps are: 4, 8 or 16, where
+            most backbones have 32. Late strides are left out, without dilation (`strides.keep_resolution`): maps are
+            finer and tell of smaller parts of the image, at about four times the work of a stage for each halving.
+            Weights fit whatever the stride. 0 keeps the backbone's own.
         negative_slope: makes every ReLU a leaky one of this slope (S2MTS2: 0.1); 0 leaves them.
         upsample: for ResNets, edge in pixels to which the input is enlarged before the first convolution, bilinearly
             with corners aligned (GLoRIA: 299); 0 for none.
         width: for vision transformers, length of a token, of which each attention head takes 64; 0 keeps the model's.
-        depth: for vision transformers, number of blocks; 0 keeps the model's.
+        depth: for vision transformers, number of blocks; for ResNets, number of stages, of which the later ones are
+            left out; 0 keeps the model's.
         projection: for vision transformers, length of a linear projection of the features, without bias, which then
             is what `encoder(x)` gives (CLIP: 512); 0 for none.
 
@@ -94,7 +104,8 @@ def encoder(
         close = ", ".join(get_close_matches(name, timm.list_models(), 4) or timm.list_models(f"*{name}*")[:4])
         raise CxrError(f"encoder '{name}' is no timm model{f'; there are {close}' if close else ''}")
     try:
-        network, built_for = _build(name, in_channels, image_size, _transformer_size(width, depth))
+        stages = depth if _is_resnet(name) else 0
+        network, built_for = _build(name, in_channels, image_size, _transformer_size(width, depth - stages))
     except (AssertionError, ValueError) as error:
         raise CxrError(f"encoder '{name}' cannot be built for {image_size} pixels: {error}") from error
     except TypeError as error:
@@ -103,6 +114,9 @@ def encoder(
         raise CxrError(f"encoder '{name}' takes no width and depth; leave them at 0") from error
     if stem == "cifar":
         _use_cifar_stem(network, name)
+    if stages:
+        _keep_stages(network, stages, name)
+    network.window_offset = keep_resolution(network, output_stride, in_channels, name) if output_stride else 0.0
     if norm != "batch":
         replace_batch_norm(network, norm, name)
     if negative_slope:
@@ -113,9 +127,23 @@ def encoder(
         add_projection(network, projection, name)
     network.num_features = projection or network.head_hidden_size
     network.description = EncoderDescription(
-        name, in_channels, stem, built_for, norm, negative_slope, upsample, width, depth, projection
+        name, in_channels, stem, built_for, norm, output_stride, negative_slope, upsample, width, depth, projection
     )
     return network
+
+
+def _is_resnet(name: str) -> bool:
+    return timm.model_entrypoint(name).__module__ == "timm.models.resnet"
+
+
+def _keep_stages(network: nn.Module, stages: int, name: str) -> None:
+    names = [key for key, _ in network.named_children() if key.startswith("layer")]
+    if not 1 <= stages <= len(names):
+        raise CxrError(f"depth {stages}: encoder '{name}' has {len(names)} stages; give 1 to {len(names)}, or 0")
+    for key in names[stages:]:
+        network.set_submodule(key, nn.Identity())
+    network.feature_info = network.feature_info[: stages + 1]
+    network.head_hidden_size = network.feature_info[-1]["num_chs"]
 
 
 def _transformer_size(width: int, depth: int) -> dict[str, int]:

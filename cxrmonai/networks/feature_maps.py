@@ -86,9 +86,10 @@ def _stages(encoder: nn.Module, name: str) -> dict[int, str]:
     rows = getattr(info, "info", info) or []
     found = {row["reduction"]: row["module"] for row in rows if row.get("module")}
     if encoder.description.image_size or not {QUARTER, SIXTEENTH, LAST} <= found.keys():
+        short = f" of {encoder.description.depth} stages" if encoder.description.depth else ""
         raise CxrError(
-            f"encoder '{name}' gives no maps from a quarter to a thirty-second of the image; give a convolutional one, "
-            "such as resnet18, densenet121 or efficientnet_b0"
+            f"encoder '{name}'{short} gives no maps from a quarter to a thirty-second of the image; give a "
+            "convolutional one, such as resnet18, densenet121 or efficientnet_b0"
         )
     return found
 

@@ -18,11 +18,13 @@ def encoder_to_tune(
     norm: str = "batch",
     image_size: int = 224,
     untrained: bool = False,
+    output_stride: int = 0,
+    depth: int = 0,
 ) -> nn.Module:
     """The encoder that a fine-tuning or a probe starts from; rank 0 says where it is untrained for want of a file.
 
     Args:
-        pretrained, name, stem, norm, image_size: see `starting_encoder`.
+        pretrained, name, stem, norm, image_size, output_stride, depth: see `starting_encoder`.
         untrained: take the build and the input of `pretrained` and leave its weights: the control that shows what
             these are worth.
 
@@ -40,7 +42,7 @@ def encoder_to_tune(
                 f"note: no --pretrained given, so that an untrained {name} is taken; give an encoder's file, such as "
                 "--pretrained bundles/simclr/models/model.pt"
             )
-    network = starting_encoder(pretrained, name, stem, norm, image_size)
+    network = starting_encoder(pretrained, name, stem, norm, image_size, output_stride, depth)
     if not untrained:
         return network
     twin = make_encoder(**network.description.as_dict())

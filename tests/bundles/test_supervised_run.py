@@ -173,7 +173,7 @@ def test_a_single_image_is_evaluated(trained, small_phantom, tmp_path):
     assert len(pd.read_csv(tmp_path / "eval/predictions.csv")) == 1
 
 
-@pytest.mark.parametrize("preset", ["abnormal", "cardiomegaly", "pcam"])
+@pytest.mark.parametrize("preset", ["abnormal", "cardiomegaly", "localize", "pcam"])
 def test_presets_train_and_are_evaluated_by_what_the_weights_tell(small_phantom, tmp_path, preset):
     small = {"encoder": "resnet10t", "max_epochs": 1}
     made = train(small_phantom, tmp_path, preset, **small)
@@ -181,7 +181,8 @@ def test_presets_train_and_are_evaluated_by_what_the_weights_tell(small_phantom,
     expected = {"abnormal": ["Abnormal"], "cardiomegaly": ["Cardiomegaly"]}
     assert network.class_names == expected.get(preset, open_store(small_phantom).class_names)
     assert network.settings["asked"]["equalize"] is (preset == "cardiomegaly")
-    assert network.pooling == ("PCAM" if preset == "pcam" else "AVG")
+    assert network.pooling == ("PCAM" if preset in ("localize", "pcam") else "AVG")
+    assert network.encoder.description.output_stride == (4 if preset == "localize" else 0)
     assert set(evaluate(made, small_phantom, tmp_path / "out")["findings"]) == set(network.class_names)
 
 
@@ -334,7 +335,7 @@ def test_grades_are_learned_as_classes_in_order(small_phantom, tmp_path):
 def test_the_other_presets_hold_their_keys():
     known = json.loads((FOLDER / "configs/train.json").read_text())
     presets = list((FOLDER / "configs/presets").glob("*.json"))
-    assert len(presets) == 8
+    assert len(presets) == 9
     for preset in presets:
         assert json.loads(preset.read_text()).keys() <= known.keys(), preset.name
 

@@ -12,6 +12,7 @@ from torch import nn
 from cxrmonai.errors import CxrError
 from cxrmonai.explain import METHODS, attribute, attribute_with_logits
 from cxrmonai.networks import Classifier
+from cxrmonai.networks import encoder as make_encoder
 
 EDGE = 64
 QUICK = {
@@ -266,6 +267,25 @@ def test_the_map_is_high_where_the_evidence_is():
         heat = attribute(network, image, [0], method, **options)[0, 0]
         inside = heat[2:10, 12:20].mean()
         assert inside > 3 * (heat.sum() - 64 * inside) / (24 * 24 - 64), method
+
+
+def test_cells_of_an_encoder_that_keeps_its_resolution_are_put_where_they_look():
+    """With even weights the map is the image, blurred: a dot's middle must stay, and 1.5 px off it would without."""
+    network = Classifier("A", make_encoder("test_resnet", output_stride=4, depth=3)).double().eval()
+    for path, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+        if isinstance(module, nn.MaxPool2d):
+            network.set_submodule(path, nn.AvgPool2d(module.kernel_size, module.stride, module.padding))
+    nn.init.constant_(network.head.weight, 1.0)
+    images = torch.zeros(4, 1, 96, 96, dtype=torch.float64)
+    for k, (row, column) in enumerate(((46, 44), (47, 51), (44, 49), (45, 46))):
+        images[k, 0, row, column] = 1
+    maps = attribute(network, images, method="cam", scale=False).double()[:, 0]
+    place = torch.arange(96) + 0.5
+    middle = torch.stack([(maps.sum(2) * place).sum(1), (maps.sum(1) * place).sum(1)]) / maps.sum((1, 2))
+    assert middle.mean(1).tolist() == pytest.approx([46, 48], abs=0.6)
+    assert attribute(network, images, method="cam", scale=False, size=24).shape == (4, 1, 24, 24)
 
 
 def test_a_constant_map_is_zero_and_rounding_does_not_show():

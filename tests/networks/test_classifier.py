@@ -1,6 +1,7 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -552,3 +553,13 @@ def test_groups_freeze_before_the_network_is_wrapped():
 def test_rates_out_of_range(options, words):
     with pytest.raises(CxrError, match=words):
         parameter_groups(make(), 0.1, 0.0, **options)
+
+
+def test_an_untrained_head_can_expect_each_class_as_often_as_it_is_there():
+    images = torch.rand(2, 1, 32, 32)
+    frequencies = np.array([[90, 10], [50, 50], [8, 0]])
+    network = Classifier("A,B,C", "test_resnet", pooling="PCAM").expect(frequencies).eval()
+    given = network.probabilities(network(images)).mean(0).tolist()
+    assert given == pytest.approx([0.1, 0.5, 1 / 9], abs=0.03)
+    classes = Classifier("A,B", "test_resnet", task="multiclass").expect(np.array([[25, 75], [75, 25]])).eval()
+    assert classes.probabilities(classes(images)).mean(0).tolist() == pytest.approx([0.75, 0.25], abs=0.03)

@@ -34,7 +34,14 @@ def own(tmp_path_factory):
 
 
 def test_without_a_checkpoint_it_is_as_asked():
-    asked = {"encoder": "resnet10t", "stem": "cifar", "norm": "instance", "image_size": 48}
+    asked = {
+        "encoder": "resnet10t",
+        "stem": "cifar",
+        "norm": "instance",
+        "image_size": 48,
+        "output_stride": 0,
+        "depth": 0,
+    }
     assert build_of(None, **asked) == asked
     network = starting_encoder(None, "resnet10t", "default", "group", 48)
     assert network.description.norm == "group"
@@ -42,11 +49,18 @@ def test_without_a_checkpoint_it_is_as_asked():
 
 
 def test_a_checkpoint_tells_the_build_and_the_size(moco, gloria, own):
-    usual = {"encoder": "densenet121", "image_size": 96}
+    usual = {"encoder": "densenet121", "image_size": 96, "output_stride": 0, "depth": 0}
     build = {"encoder": "resnet18", "stem": "default", "norm": "batch"}
-    assert build_of(moco, **usual) == {**build, "image_size": 320}
-    assert build_of(gloria, **usual) == {**build, "image_size": 224}
-    assert build_of(own, **usual) == {"encoder": "resnet10t", "stem": "default", "norm": "group", "image_size": 40}
+    assert build_of(moco, **usual) == {**build, "image_size": 320, "output_stride": 0, "depth": 0}
+    assert build_of(gloria, **usual) == {**build, "image_size": 224, "output_stride": 0, "depth": 0}
+    assert build_of(own, **usual) == {
+        "encoder": "resnet10t",
+        "stem": "default",
+        "norm": "group",
+        "image_size": 40,
+        "output_stride": 0,
+        "depth": 0,
+    }
 
 
 def test_the_encoder_has_its_weights_and_its_input(moco, gloria):
