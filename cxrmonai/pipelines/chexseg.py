@@ -31,8 +31,9 @@ MODELS = {
 COUNTS = (
     "seeds", "expert_masks", "classifier_epochs", "irnet_epochs", "segmenter_epochs", "epoch_images", "batch_size",
 )  # fmt: skip
-PATIENTS = 600
-LOCALIZING = {"output_stride": 8, "pooling": "PCAM", "head_start": "frequency"}
+PATIENTS = 1500
+LOCALIZING = {"output_stride": 4, "depth": 3, "pooling": "PCAM", "head_start": "frequency", "flip": 0.5}
+WALK = {"walk_radius": 3, "walk_beta": 5, "walk_doublings": 2}  # longer walks flood the image past weak edges
 MEASURES = {"dice": "Dice", "miou": "mIoU", "miou_positive": "mIoU, mask there", "miou_pooled": "IoU, pooled"}
 
 
@@ -61,10 +62,10 @@ class ChexsegSettings:
     expert_masks: int = 10
     subset: int | None = None
     encoder: str = "test_resnet"
-    classifier_epochs: int = 20
+    classifier_epochs: int = 32
     irnet_epochs: int = 3
-    segmenter_epochs: int = 8
-    epoch_images: int = 480
+    segmenter_epochs: int = 6
+    epoch_images: int = 400
     strong_weight: float = 0.9
     batch_size: int = 8
     learning_rate: float = 0.001
@@ -94,7 +95,7 @@ def run_chexseg(
 
     Args:
         work_dir: gets everything: `results.json`, `results.csv`, `report.html` and a folder for each step.
-        data_file: a store with findings and masks; without one a phantom of 600 patients is made.
+        data_file: a store with findings and masks; without one a phantom of 1,500 patients is made.
         classes: findings that have masks, `A,B`; all of those by default.
         classifier: weights to begin with; without them one is trained.
         settings: of the pipeline.
@@ -194,7 +195,8 @@ class _Plan:
         return self._step(
             "irnet", "irnet", "train", folder,
             ckpt_dir=folder / "models", classifier=self.classifier, classes=",".join(self.names),
-            attribution=self._attribution(), image_size=s.image_size, batch_size=s.batch_size, max_epochs=s.irnet_epochs, check_every=0,
+            attribution=self._attribution(), **WALK,
+            image_size=s.image_size, batch_size=s.batch_size, max_epochs=s.irnet_epochs, check_every=0,
             inputs=[self.classifier], outputs=[folder / "models/model.pt", folder / "models/classifier.pt"],
         )  # fmt: skip
 
@@ -207,8 +209,8 @@ class _Plan:
         subset = {} if self.settings.subset is None else {"subset": self.settings.subset}
         return self._step(
             f"pseudo-masks {method}", "irnet", "propagate", folder,
-            ckpt_path=folder / "models/model.pt", method=method, pseudo_masks=self.pseudo(method), threshold="tuned", **subset,
-            inputs=[folder / "models/model.pt"], outputs=[self.pseudo(method)],
+            ckpt_path=folder / "models/model.pt", method=method, pseudo_masks=self.pseudo(method),
+            threshold="tuned", **subset, inputs=[folder / "models/model.pt"], outputs=[self.pseudo(method)],
         )  # fmt: skip
 
     def _alone(self) -> Step:

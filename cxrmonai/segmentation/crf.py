@@ -24,7 +24,7 @@ LEVELS = 256
 USUAL_EDGE = 320
 STEP = 0.7  # of the grid, in standard deviations of the bilateral kernel
 REACH = 4.0  # standard deviations after which a Gaussian is taken for 0
-BLOCK = 20  # rows that one product of a banded matrix makes: they stay in the processor's cache
+BLOCK = 40  # rows that one product of a banded matrix makes: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,12 @@ class _Lattice:
         self.height, self.width = height, width
         pooled = max(1, int(settings.gaussian_sxy))
         self.rows, self.columns = (_smoother(edge, settings.gaussian_sxy, pooled, device) for edge in (height, width))
-        pixels = torch.arange(height * width, dtype=torch.int32, device=device).view(height, width)
-        parts = [part.flatten() for strip in pixels.split(pooled, dim=1) for part in strip.split(pooled)]
-        self.parts, lengths = torch.cat(parts), torch.tensor([0, *map(len, parts)], device=device)
-        self.part_ends = lengths.cumsum(0).int()
+        self.row_bands, self.column_bands = list(_bands(self.rows)), list(_bands(self.columns))
+        across = torch.arange(width, device=device) // pooled * self.rows.shape[1]
+        square = (torch.arange(height, device=device)[:, None] // pooled + across).flatten()
+        self.parts = square.argsort(stable=True).int()
+        ends = square.bincount().cumsum(0).int()
+        self.part_ends = torch.cat([ends.new_zeros(1), ends])
         self.rows *= 2 * settings.gaussian_compat
         self.factor = 2 * settings.bilateral_compat
         step = settings.bilateral_sxy * settings.widening * STEP
@@ -158,12 +160,13 @@ class _Lattice:
         self.blurs = [_gaussian(edge, math.sqrt(1 / STEP**2 - 1 / 3), device) for edge in self.shape]
         level_sigma = math.sqrt(level_sigma**2 - (self.level_step**2 - 1) / 6) / self.level_step
         self.level_blur = _gaussian(self.levels, level_sigma, device)
+        self.level_bands = list(_bands(self.level_blur))
 
     def smooth(self, values: torch.Tensor) -> torch.Tensor:
         """(P, C) → (H', W·C), summed in squares of pixels, and smoothed along the columns."""
         sums = _sums(values, self.parts, self.part_ends).view(self.columns.shape[1], -1)
         made = sums.new_empty(self.width, sums.shape[1])
-        for one, end, first, last in _bands(self.columns):
+        for one, end, first, last in self.column_bands:
             torch.mm(self.columns[one:end, first:last], sums[first:last], out=made[one:end])
         made = made.view(self.width, -1, values.shape[1]).transpose(0, 1)
         return made.reshape(len(made), -1)
@@ -207,7 +210,7 @@ class _Messages:
         grid = self.lattice.blurs[0] @ grid.view(rows, -1)
         grid = torch.matmul(self.lattice.blurs[1], grid.view(rows, columns, -1)).view(-1, levels, channels)
         blurred = torch.empty_like(grid)
-        for one, end, first, last in _bands(self.lattice.level_blur):
+        for one, end, first, last in self.lattice.level_bands:
             band = self.lattice.level_blur[None, one:end, first:last].expand(len(grid), -1, -1)
             blurred[:, one:end] = torch.bmm(band, grid[:, first:last])
         return blurred.view(-1, channels)
@@ -219,7 +222,7 @@ class _Messages:
         """
         lattice, width = self.lattice, self.lattice.width
         grid, smooth = self._grid(values), lattice.smooth(values)
-        for one, end, first, last in _bands(lattice.rows):
+        for one, end, first, last in lattice.row_bands:
             some = slice(one * width, end * width)
             ends = slice(4 * some.start, 4 * some.stop)
             part = _sums(grid, self.cells[ends], lattice.bags[: some.stop - some.start + 1], self.slices[ends])
