@@ -19,9 +19,13 @@ lint: $(READY)  ## ruff, check and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-lock: $(READY)  ## resolve requirements.lock anew from pyproject.toml
+lock: $(READY)  ## resolve requirements.lock, and requirements-extras.lock beyond it, anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
 	  --no-annotate --no-header --no-emit-index-url --upgrade -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra fl --extra mlflow --universal --python-version 3.10 \
+	  --no-annotate --no-header --no-emit-index-url -c requirements.lock | grep -vxFf requirements.lock > requirements-extras.lock
+	$(BIN)/uv pip compile pyproject.toml --group serving --constraint requirements.lock --universal --python-version 3.10 \
+	  --no-annotate --no-header --no-emit-index-url -o cxrmonai/deploy/serving/requirements.txt
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 14) else 'Python 3.10 to 3.13 is needed; name one with: make PYTHON=python3.12 …')"

@@ -269,8 +269,12 @@ def phantom(
     seed: int = 0,
     overwrite: bool = False,
     sheet: str | None = None,
+    folder: str | None = None,
+    masks: int = 20,
+    exposure: float = 0.0,
+    prevalence: float = 1.0,
 ) -> int:
-    """Makes a store of synthetic radiographs with exact masks and boxes.
+    """Makes synthetic radiographs with exact masks and boxes, as a store or as files.
 
     Args:
         out: the store to write, NAME.h5.
@@ -279,16 +283,25 @@ def phantom(
         seed: of the whole population.
         overwrite: replace an existing store.
         sheet: a PNG or JPEG to draw 16 of the radiographs on, findings outlined.
+        folder: a folder to make with images/*.png, labels.csv, masks/ and masks.csv, to practise on.
+        masks: how many patients get masks in the folder, of their first radiograph.
+        exposure: what this hospital's images are off the usual exposure, -1 (brighter) to 1 (darker); not for a sheet.
+        prevalence: share of the usual findings that this hospital's patients have, 0 to 1; not for a sheet.
     """
+    from cxrmonai.data.phantom_folder import write_phantom_folder
     from cxrmonai.data.phantom_store import write_phantom, write_sheet
 
-    if out is None and sheet is None:
-        raise CxrError("nothing to make; give --out FILE.h5, or --sheet FILE.png")
+    if out is None and sheet is None and folder is None:
+        raise CxrError("nothing to make; give --out FILE.h5, --folder DIR or --sheet FILE.png")
     if sheet is not None:
         print(f"{write_sheet(str(sheet), patients, size, seed)}: 16 synthetic radiographs, findings outlined")
     if out is not None:
-        count = write_phantom(str(out), patients, size, seed, overwrite=overwrite)
+        site = {"exposure": exposure, "prevalence": prevalence}
+        count = write_phantom(str(out), patients, size, seed, overwrite=overwrite, **site)
         print(f"{out}: {count} synthetic radiographs of {patients} patients")
+    if folder is not None:
+        count = write_phantom_folder(str(folder), patients, size, seed, masks, exposure, prevalence)
+        print(f"{folder}: {count} synthetic radiographs of {patients} patients, with labels.csv")
     return 0
 
 
@@ -301,29 +314,75 @@ def export(
     zip: bool = False,
     target: str = "folder",
     images: str | None = None,
+    metrics: str | None = None,
 ) -> int:
     """Makes a folder of a trained bundle that stands alone, and proves that its formats agree (docs/deploying.md).
 
     Args:
         bundle: folder of the bundle, such as bundles/supervised.
         out: the folder to make.
-        ckpt_path: the weights; models/model.pt of the bundle by default.
+        ckpt_path: the weights; those that the bundle's inference.json names by default, models/model.pt.
         torchscript: also write models/model.ts.
         onnx: also write models/model.onnx, with a batch of any size.
         zip: write OUT.zip in place of the folder.
-        target: folder, or hf with a model card for the Hugging Face hub.
+        target: folder; hf, with a model card for the Hugging Face hub; or monailabel, an app folder for MONAI Label.
         images: radiographs to compare the formats on; synthetic ones by default.
+        metrics: metrics.json of an evaluation of these weights, for the model card.
     """
     from cxrmonai.deploy import export_bundle
 
     if out is None:
         raise CxrError("--out is missing: the folder to make")
     given = None if ckpt_path is None else str(ckpt_path)
-    made = export_bundle(str(bundle), str(out), given, torchscript, onnx, zip, target, images and str(images))
+    made = export_bundle(str(bundle), str(out), given, torchscript, onnx, zip, target, images and str(images), metrics)
     for name, difference in made.formats.items():
         print(f"{name}: {'the weights' if name.endswith('.pt') else f'differs by {difference:.1e} at most'}")
     kind = "synthetic radiographs" if made.synthetic else "radiographs"
+    print(f"docs/model_card.md: {made.to_fill} places marked TO FILL are left to you")
     print(f"{made.path}: made; outputs compared on {made.images} {kind}")
+    return 0
+
+
+def label_app(
+    out: str | None = None,
+    bundles: str | None = None,
+    ckpt_paths: str | None = None,
+    images: str | None = None,
+) -> int:
+    """Makes an app folder for MONAI Label out of trained bundles (docs/serving.md).
+
+    Args:
+        out: the folder to make.
+        bundles: names or folders of bundles that give scores, masks or heatmaps, as A,B.
+        ckpt_paths: weights, one for each bundle, as A,B; those that each bundle's inference.json names by default.
+        images: radiographs to try the bundles on; synthetic ones by default.
+    """
+    from cxrmonai.data.table import name_list
+    from cxrmonai.deploy.label_app import make_app
+
+    if out is None:
+        raise CxrError("--out is missing: the folder to make")
+    given = ckpt_paths.split(",") if isinstance(ckpt_paths, str) else ckpt_paths  # Fire makes a tuple of A,B
+    weights = None if given is None else [str(path).strip() for path in given]
+    made = make_app(str(out), name_list(bundles), weights, images and str(images))
+    print(f"{out}: app with {', '.join(made)}; its README.md tells how to start it")
+    return 0
+
+
+def serve(app: str, studies: str | None = None, port: int = 8000, host: str = "127.0.0.1") -> int:
+    """Serves an app folder by MONAI Label until interrupted; run in MONAI Label's environment (docs/serving.md).
+
+    Args:
+        app: folder that label-app made.
+        studies: folder of radiographs, or address of a DICOMweb archive.
+        port: to serve at.
+        host: address to serve at; the server asks for no password.
+    """
+    from cxrmonai.deploy.serving.start import serve as run
+
+    if studies is None:
+        raise CxrError("--studies is missing: the folder of radiographs, or the address of a DICOMweb archive")
+    run(str(app), str(studies), int(port), str(host))
     return 0
 
 
@@ -394,6 +453,56 @@ def cross_validate(config_file: str, folds: int = 5, work_dir: str | None = None
     if faults:
         raise CxrError("; ".join(faults))
     run(config_files(config_file), folds, str(work_dir), overrides)
+    return 0
+
+
+def federated(
+    config_file: str,
+    sites: str,
+    rounds: int,
+    work_dir: str,
+    local_epochs: int = 1,
+    names: str | None = None,
+    site_file: str | None = None,
+    server_dir: str | None = None,
+    **overrides: Any,
+) -> int:
+    """Trains one network on the stores of several hospitals, without joining them; simulated here, or as a job.
+
+    Needs `pip install 'cxrmonai[fl]'`. With `--names` nothing is trained: the job of a real federation is written
+    (docs/federated.md).
+
+    Args:
+        config_file: train.json of a bundle, or with overlays "['a.json','b.json']".
+        sites: their stores, A.h5,B.h5; with --names that of the hospital that prepares the job.
+        rounds: of averaging.
+        work_dir: gets a folder for each hospital and one for what all learned.
+        local_epochs: that each hospital trains in a round.
+        names: of the hospitals of a real federation, as A,B.
+        site_file: where each of these keeps its site.json.
+        server_dir: folder at their server for weights and metrics.
+        **overrides: keys of the config that all share, such as --encoder and --classes.
+    """
+    from cxrmonai.bundle import check as faults_of
+    from cxrmonai.bundle.source import config_files
+    from cxrmonai.data.table import name_list
+    from cxrmonai.deploy.federated import prepare_job, simulate
+
+    faults = faults_of(config_file, overrides)
+    if faults:
+        raise CxrError("; ".join(faults))
+    files, stores = config_files(config_file), name_list(sites)
+    if names is None:
+        simulate(files, stores, rounds, str(work_dir), local_epochs, overrides)
+        print(f"{work_dir}/global/models/model.pt: what {len(stores)} hospitals learned; metrics in global/rounds.csv")
+        return 0
+    if site_file is None or server_dir is None or len(stores) != 1:
+        raise CxrError("--names needs --site_file, --server_dir and one store in --sites; see docs/federated.md")
+    places = {"site_file": str(site_file), "server_dir": str(server_dir)}
+    arguments = {**places, "local_epochs": local_epochs, "options": overrides}
+    print(
+        f"{prepare_job(files, stores[0], name_list(names), rounds, str(work_dir), **arguments)}: to submit to NVFlare"
+    )
     return 0
 
 
@@ -492,10 +601,13 @@ COMMANDS = {
     "compare": compare,
     "phantom": phantom,
     "export": export,
+    "label-app": label_app,
+    "serve": serve,
     "board": board,
     "dicom-out": dicom_out,
     "chexseg": chexseg,
     "cross-validate": cross_validate,
+    "federated": federated,
     "check": check,
     "version": version,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -55,6 +56,21 @@ def broadcast_number(value: float) -> float:
     tensor = torch.tensor([value], dtype=torch.float64, device=device)
     dist.broadcast(tensor, 0)
     return tensor.item()
+
+
+def collect(item: Any) -> list[Any] | None:
+    """An object of every rank, of any size, in the order of the ranks: on rank 0; `None` on the others."""
+    if world_size() == 1:
+        return [item]
+    items = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(item, items)
+    return items
+
+
+def note(text: str) -> None:
+    """Prints `note: …` once, on rank 0."""
+    if rank() == 0:
+        print(f"note: {text}", flush=True)
 
 
 class _Gather(torch.autograd.Function):

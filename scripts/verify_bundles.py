@@ -30,6 +30,7 @@ from monai.bundle import ConfigParser, ckpt_export, create_workflow, verify_net_
 
 from cxrmonai.data.phantom_store import write_phantom
 from cxrmonai.data.store import open_store
+from cxrmonai.deploy import card
 from cxrmonai.errors import CxrError, user_error
 from cxrmonai.networks import Classifier
 from cxrmonai.progress import progress_bar
@@ -41,7 +42,7 @@ FILES = (
     "LICENSE", "configs/metadata.json", "configs/inference.json", "configs/logging.conf", "docs/README.md",
     "docs/data_license.txt",
 )  # fmt: skip
-WITH_TRAINING = ("configs/multi_gpu_train.json", "configs/evaluate.json")
+WITH_TRAINING = ("configs/multi_gpu_train.json", "configs/evaluate.json", "configs/multi_gpu_evaluate.json")
 HEADINGS = (
     "Model Title", "Authors", "Tags", "Model Description", "Data", "Preprocessing", "Performance",
     "Additional Usage Steps", "System Configuration", "Limitations", "Citation Info", "References",
@@ -162,34 +163,15 @@ def version_is_in_the_changelog(trial: Trial) -> str:
 
 
 def documentation_is_whole(trial: Trial) -> str:
-    """The zoo's headings in docs/README.md, with something below each."""
+    """The zoo's headings in docs/README.md and those of the model card, with something below each."""
     file = "docs/README.md"
-    found = sections((trial.folder / file).read_text(encoding="utf-8"))
-    for heading in HEADINGS:
+    found = card.sections((trial.folder / file).read_text(encoding="utf-8"))
+    for heading in (*HEADINGS, card.SECTION, *card.HEADINGS):
         if heading not in found:
             raise trial.fault(file, f"lacks the heading '{heading}'; add it with a text")
         if not found[heading]:
             raise trial.fault(file, f"nothing stands under '{heading}'; write it")
     return ""
-
-
-def sections(text: str) -> dict[str, str]:
-    """Heading → what stands below it up to the next heading of its level or above; code blocks have no headings."""
-    found: dict[str, str] = {}
-    open_ones: list[tuple[int, str]] = []
-    code = False
-    for line in text.splitlines():
-        code ^= line.startswith("```")
-        heading = None if code else re.match(r"(#+) +(.+)", line)
-        if heading:
-            level = len(heading[1])
-            open_ones = [(above, name) for above, name in open_ones if above < level]
-            open_ones.append((level, heading[2].strip()))
-            found.setdefault(heading[2].strip(), "")
-        else:
-            for _, name in open_ones:
-                found[name] = (found[name] + "\n" + line).strip()
-    return found
 
 
 def weights_are_there(trial: Trial) -> str:

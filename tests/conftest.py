@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -11,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
 
 
 def pytest_configure(config):
@@ -32,14 +37,39 @@ def small_phantom(tmp_path_factory):
     """A phantom store of 24 patients at 64 pixels, made once for all workers of a run; not to be written to."""
     from cxrmonai.data.phantom_store import write_phantom
 
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if base.name.startswith("popen-") else base
-    path = shared / "small_phantom.h5"
-    with open(shared / "small_phantom.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _made_once(tmp_path_factory, "small_phantom.h5") as path:
         if not path.exists():
             write_phantom(path, patients=24, size=64, seed=0, progress=False)
     return path
+
+
+@pytest.fixture(scope="session")
+def extras(tmp_path_factory):
+    """An environment for subprocesses in which the optional packages (nvflare, mlflow) are found as well.
+
+    They lie beside the environment of the tests, since each Python that imports MONAI would load MLflow.
+    """
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    with _made_once(tmp_path_factory, "extras") as folder:
+        if not folder.exists() and uv is not None:
+            command = [uv, "pip", "install", "--quiet", "--system-certs", "--python", sys.executable, "--no-deps"]
+            lock = ROOT / "requirements-extras.lock"
+            made = subprocess.run([*command, "--target", f"{folder}.new", "-r", lock], capture_output=True, text=True)
+            if made.returncode == 0:
+                Path(f"{folder}.new").rename(folder)
+    if not folder.exists():
+        pytest.skip("the optional packages of requirements-extras.lock could not be installed")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
+
+
+@contextmanager
+def _made_once(tmp_path_factory, name):
+    """A path that all workers of a run share, while this one alone may make what is there."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if base.name.startswith("popen-") else base
+    with open(shared / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield shared / name
 
 
 def draw(seed, shape=(24, 20)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from types import TracebackType
@@ -11,15 +12,20 @@ from typing import Any
 from cxrmonai.bundle.checking import check, examine
 from cxrmonai.bundle.command import bundle_command
 from cxrmonai.bundle.source import ConfigFile, config_files
+from cxrmonai.bundle.tracking import mend_tracking
 from cxrmonai.bundle.wording import one_line
-from cxrmonai.errors import user_error
+from cxrmonai.errors import CxrError, user_error
 
 # torchrun kills all ranks once one has left; the rank that speaks must not be killed before it has.
 _SPEAKER_SECONDS = 10
+# As gloo, nccl and the store of addresses call a partner that has gone.
+_LOST = re.compile(
+    r"Dist\w*Error|gloo|nccl|Connection (closed|reset|refused)|Broken pipe|Socket Timeout", re.IGNORECASE
+)
 
 
 def preflight() -> None:
-    """Checks the config and overrides of `python -m monai.bundle run`; does nothing in any other process.
+    """Checks the config and overrides of `python -m monai.bundle run`; in any other process it only mends tracking.
 
     It is the first item of `initialize`: `"$cxrmonai.bundle.preflight()"`. Faults go to stderr, one line each, once
     for a node when several processes run. The environment variable CXRMONAI_CHECK=0 leaves the check out.
@@ -27,6 +33,7 @@ def preflight() -> None:
     Raises:
         SystemExit: with code 1, when there are faults.
     """
+    mend_tracking()
     command, arguments = bundle_command() or ("", {})
     if command not in ("run", "run_workflow"):
         return
@@ -58,15 +65,15 @@ def main_check(config_file: ConfigFile, **overrides: Any) -> int:
 def install_excepthook() -> None:
     """Makes an uncaught error that a `CxrError` caused end the process with the line `error: …` and code 1.
 
-    Other errors keep their traceback, and so do all with the environment variable CXRMONAI_TRACEBACK=1. A second
-    call changes nothing.
+    So does one that another rank caused by ending. Other errors keep their traceback, and so do all with the
+    environment variable CXRMONAI_TRACEBACK=1. A second call changes nothing.
     """
     if getattr(sys.excepthook, "tells_cxr_errors", False):
         return
     earlier = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        cause = user_error(error)
+        cause = user_error(error) or _lost_rank(error)
         if cause is None or os.environ.get("CXRMONAI_TRACEBACK") == "1":
             earlier(kind, error, trace)
         else:
@@ -74,6 +81,18 @@ def install_excepthook() -> None:
 
     hook.tells_cxr_errors = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def _lost_rank(error: BaseException | None) -> CxrError | None:
+    """What to say of an error by which this rank learns that another has ended; `None` for any other error."""
+    while error is not None and "WORLD_SIZE" in os.environ:
+        if isinstance(error, RuntimeError) and _LOST.search(f"{type(error).__name__}: {error}"):
+            return CxrError(
+                f"rank {os.environ.get('RANK', '?')} has lost another rank, which ended or cannot be reached; that "
+                "rank's own message says why, and a training goes on from its last whole epoch with --resume True"
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _tell(faults: list[str]) -> None:

@@ -152,7 +152,8 @@ def as_it_is(batch: Any) -> Any:
 class EpochSampler(Sampler[int]):
     """Row order of an epoch, a function of the seed and the epoch alone, shared out to the ranks.
 
-    The ranks' batches of size B/R at the same step make up the batch of size B that one rank would see.
+    With blocks of one row the ranks' batches of size B/R at the same step make up the batch of size B that one rank
+    would see; with blocks of B rows each of the ranks' batches is one of those that one rank would see.
 
     Args:
         length: of the data set.
@@ -164,6 +165,7 @@ class EpochSampler(Sampler[int]):
             proportion to its weight.
         draws: rows of an epoch in place of `length`: as many whole shuffled orders as it takes, the last cut short, or
             so many draws by weight.
+        block: how many rows that follow each other go to one rank together.
 
     Raises:
         CxrError: there are fewer rows than ranks; weights without `shuffle`, or of another length, or all 0; or draws
@@ -179,8 +181,9 @@ class EpochSampler(Sampler[int]):
         even: bool = True,
         weights: Sequence[float] | np.ndarray | None = None,
         draws: int | None = None,
+        block: int = 1,
     ) -> None:
-        self.length, self.shuffle, self.seed = length, shuffle, seed
+        self.length, self.shuffle, self.seed, self.block = length, shuffle, seed, block
         self.draws = length if draws is None else draws
         self.weights = None if weights is None else torch.as_tensor(np.asarray(weights, np.float64))
         if self.weights is not None and (not shuffle or len(self.weights) != length or not self.weights.sum() > 0):
@@ -213,7 +216,36 @@ class EpochSampler(Sampler[int]):
                     right=True,
                 ).clamp_(max=self.length - 1)
         end = self.draws - self.draws % self.ranks if self.even else self.draws
-        return order[self.rank : end : self.ranks]
+        return order[:end][self.places()]
+
+    def places(self, rank: int | None = None) -> np.ndarray:
+        """(n,) places in the epoch's order that go to a rank, this one by default; of those that all ranks have."""
+        end = self.draws - self.draws % self.ranks if self.even else self.draws
+        rank = self.rank if rank is None else rank
+        return np.flatnonzero(np.arange(end) // self.block % self.ranks == rank)
+
+    def turns(self) -> list[tuple[int, int]]:
+        """For each row in the epoch's order, the rank that it goes to and its place among those of that rank."""
+        places = [self.places(rank) for rank in range(self.ranks)]
+        turns = [(rank, k) for rank, own in enumerate(places) for k in range(len(own))]
+        return [turns[k] for k in np.argsort(np.concatenate(places))]
+
+    def join(self, part: np.ndarray) -> np.ndarray:
+        """Puts together what each rank made of its rows; all ranks must call it.
+
+        Args:
+            part: (n, …) of this rank's rows, in their order.
+
+        Returns:
+            On rank 0 (length, …) in the epoch's order; elsewhere `part`.
+        """
+        if self.ranks == 1:
+            return part
+        parts = distributed.collect(part)
+        if parts is None:
+            return part
+        places = np.concatenate([self.places(rank) for rank in range(self.ranks)])
+        return np.concatenate(parts)[np.argsort(places)]
 
     def __iter__(self) -> Any:
         return iter(self._order().tolist())
@@ -246,7 +278,8 @@ def store_loader(
         drop_last: leave out the last batch when it is short, unless it is the only one.
         num_workers: processes.
         seed: of the order.
-        shard: share the rows out to the ranks.
+        shard: share the rows out to the ranks: one by one where every batch has `batch_size` (`shuffle` or
+            `drop_last`), else in whole batches, or in smaller blocks where there are too few for all ranks.
         start_method: of the workers: fork, spawn or forkserver.
         weights: how often each row is drawn, see `EpochSampler`.
         draws: rows of an epoch, see `EpochSampler`.
@@ -259,7 +292,12 @@ def store_loader(
     """
     if num_workers and dataset._resident is not None:
         raise CxrError("num_workers must be 0 for a data set that lives on the device")
-    sampler = EpochSampler(len(dataset), shuffle, seed, shard, even=drop_last, weights=weights, draws=draws)
+    block = 1
+    if shard and not shuffle and not drop_last:
+        block = max(1, min(batch_size, len(dataset) // distributed.world_size()))
+    sampler = EpochSampler(
+        len(dataset), shuffle, seed, shard, even=drop_last, weights=weights, draws=draws, block=block
+    )
     return DataLoader(
         dataset,
         batch_size=batch_size,

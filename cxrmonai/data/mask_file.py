@@ -61,6 +61,17 @@ class MaskFileWriter(AbstractContextManager):
         Raises:
             CxrError: the image is there already, the tasks or sizes differ, or there is none.
         """
+        self._check(image_id, masks)
+        if len({np.shape(mask) for mask in masks.values()}) > 1:
+            raise CxrError(f"{self.path}: the masks of {image_id} differ in size; give all at the image's own")
+        self._write(image_id, {task: encode_rle(mask) for task, mask in masks.items()})
+
+    def add_encoded(self, image_id: str, masks: Mapping[str, str]) -> None:
+        """Writes the masks of one image as `encode_rle` gives them, see `add`."""
+        self._check(image_id, masks)
+        self._write(image_id, masks)
+
+    def _check(self, image_id: str, masks: Mapping[str, Any]) -> None:
         if image_id in self._ids:
             raise CxrError(f"{self.path}: has the image {image_id} already; each is written once")
         if not masks:
@@ -70,9 +81,9 @@ class MaskFileWriter(AbstractContextManager):
         if set(masks) != self._tasks:
             odd = sorted(set(masks) ^ self._tasks)
             raise CxrError(f"{self.path}: every image needs the same tasks; {image_id} differs in {', '.join(odd)}")
-        if len({np.shape(mask) for mask in masks.values()}) > 1:
-            raise CxrError(f"{self.path}: the masks of {image_id} differ in size; give all at the image's own")
-        texts = [f"{json.dumps(task)}: {encode_rle(mask)}" for task, mask in masks.items()]
+
+    def _write(self, image_id: str, masks: Mapping[str, str]) -> None:
+        texts = [f"{json.dumps(task)}: {mask}" for task, mask in masks.items()]
         self._file.write(("," if self._ids else "") + f"\n{json.dumps(image_id)}: {{{', '.join(texts)}}}")
         self._ids.add(image_id)
 

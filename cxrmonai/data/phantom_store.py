@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from cxrmonai import distributed
 from cxrmonai.data.geometry import letterbox_geometry
 from cxrmonai.data.packing import pack_bits
 from cxrmonai.data.phantom import FINDINGS, MASK_NAMES, Study, draw_population, outline_sheet, population_table, render
@@ -38,6 +39,8 @@ def write_phantom(
     overwrite: bool = False,
     progress: bool = True,
     workers: int | None = None,
+    exposure: float = 0.0,
+    prevalence: float = 1.0,
 ) -> int:
     """Makes a store of synthetic radiographs with every finding's mask and boxes, and the lungs' mask.
 
@@ -49,6 +52,8 @@ def write_phantom(
         overwrite: whether an existing file may be replaced.
         progress: whether to show a bar.
         workers: processes; as many as there are cores by default where that is worth it, 0 or 1 works in this one.
+        exposure: of this hospital off the usual one, see `draw_population`.
+        prevalence: share of the usual findings that this hospital's patients have, see `draw_population`.
 
     Returns:
         Number of images; they do not depend on `workers`.
@@ -59,7 +64,7 @@ def write_phantom(
     out = Path(out)
     if out.exists() and not overwrite:
         raise CxrError(f"{out}: exists already; give another --out, or --overwrite to replace it")
-    studies = draw_population(patients, seed)
+    studies = draw_population(patients, seed, exposure, prevalence)
     render(studies[0], size)
     table = population_table(studies)
     labels = table[list(FINDINGS)]
@@ -88,7 +93,7 @@ def write_phantom(
         masks=(np.arange(count), annotated, bits),
         mask_names=MASK_NAMES,
         synthetic=True,
-        options={"patients": patients, "size": size, "seed": seed},
+        options={"patients": patients, "size": size, "seed": seed, "exposure": exposure, "prevalence": prevalence},
     )
     return count
 
@@ -163,6 +168,6 @@ def default_store(dataset_dir: str | os.PathLike[str]) -> str:
     """
     path = Path(dataset_dir) / f"phantom_{DEFAULT_SIZE}px_{DEFAULT_PATIENTS}.h5"
     if not path.exists():
-        print(f"note: no --data_file given: making the synthetic phantom {path}")
+        distributed.note(f"no --data_file given: making the synthetic phantom {path}")
         write_phantom(path, overwrite=True)
     return str(path)

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from cxrmonai import distributed
 from cxrmonai.data.dataset import StoreDataset, StoredMasks, mask_places
 from cxrmonai.data.geometry import content_window
 from cxrmonai.data.mask_store import MaskStore
@@ -184,7 +185,7 @@ def _expert_masks(store: Store, names: list[str], rows: np.ndarray, number: int 
         present = np.stack([_present(store, rows, int(bit)) for bit in bits], axis=1)
         few = [f"{count} of {name}" for name, count in zip(names, present.sum(axis=0), strict=True) if count < number]
         if few:
-            print(f"note: fewer than {number} masks to draw from: {', '.join(few)}")
+            distributed.note(f"fewer than {number} masks to draw from: {', '.join(few)}")
         random, drawn = np.random.default_rng(seed), np.zeros_like(present)
         for k in range(len(names)):
             drawn[random.permutation(np.flatnonzero(present[:, k]))[:number], k] = True

@@ -142,9 +142,9 @@ def note_one_sided(task: Task, rows: np.ndarray) -> None:
     """
     absent, present = task.frequencies(rows).T
     for name, without, having in zip(task.class_names, absent, present, strict=True):
-        if not (without and having) and distributed.rank() == 0:
+        if not (without and having):
             what = "is present in none" if without else "is absent in none" if having else "is known in none"
-            print(f"note: {name} {what} of the {len(rows)} training images, so that it cannot be learned")
+            distributed.note(f"{name} {what} of the {len(rows)} training images, so that it cannot be learned")
 
 
 def sampling_weights(task: Task, rows: np.ndarray, kind: str = "uniform") -> np.ndarray | None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from cxrmonai.data.files import list_radiographs
 from cxrmonai.data.phantom import draw_population, render
+from cxrmonai.deploy.card import count_to_fill, fill_card
 from cxrmonai.deploy.formats import (
     check_same,
     onnx_runner,
@@ -25,12 +26,13 @@ from cxrmonai.deploy.formats import (
     write_onnx,
     write_torchscript,
 )
-from cxrmonai.deploy.hub import model_card
+from cxrmonai.deploy.hub import hub_page
 from cxrmonai.errors import CxrError
 from cxrmonai.files import write_json, write_text
 from cxrmonai.networks.checkpoints import stored_settings
 
-TARGETS = ("folder", "hf")
+TARGETS = ("folder", "hf", "monailabel")
+OWN_WEIGHTS = "$@bundle_root + '/models/model.pt'"
 COPIED = ("LICENSE", "docs", "configs/logging.conf", "configs/inference.json", "configs/metadata.json")
 SHOWN_IMAGES = 8
 PHANTOM_EDGE = 256
@@ -45,12 +47,14 @@ class Exported:
         formats: file below the folder → its largest difference from the network on the images of the check.
         images: number of images of the check.
         synthetic: whether they were phantoms.
+        to_fill: number of places of the model card that are left to a person.
     """
 
     path: Path
     formats: dict[str, float]
     images: int
     synthetic: bool
+    to_fill: int
 
 
 def export_bundle(
@@ -62,22 +66,27 @@ def export_bundle(
     zipped: bool = False,
     target: str = "folder",
     images: str | os.PathLike[str] | None = None,
+    metrics: str | os.PathLike[str] | None = None,
 ) -> Exported:
     """Makes a folder of a trained bundle that needs nothing of this repository but the installed package.
 
     `configs/inference.json` has `bundle_root` "." and the settings that the weights were trained with,
     `configs/metadata.json` the classes and the size of the input; `models/` holds model.pt, and where asked for
-    model.ts and model.onnx, whose outputs are compared with the network's before anything is put in place.
+    model.ts and model.onnx, whose outputs are compared with the network's before anything is put in place;
+    `docs/model_card.md` describes the weights, as far as the program knows.
 
     Args:
         bundle: folder of the bundle.
         out: the folder to make (with `zipped`, that plus `.zip`).
-        ckpt_path: the weights; `models/model.pt` of the bundle by default.
+        ckpt_path: the weights; by default those that the bundle's inference.json names, `models/model.pt` of the bundle
+            (of `supervised` for `cam_localization`).
         torchscript: also write model.ts.
         onnx: also write model.onnx, with a batch of any size.
         zipped: write one ZIP file in place of the folder.
-        target: `folder`, or `hf`: with a model card as README.md, as the Hugging Face hub shows it.
+        target: `folder`; `hf`: with a model card as README.md, as the Hugging Face hub shows it; or `monailabel`: an
+            app folder with this one bundle, see `label_app.write_app`.
         images: radiographs to compare the formats on, a folder or a file; phantoms by default.
+        metrics: `metrics.json` of an evaluation of these weights, for the model card.
 
     Raises:
         CxrError: the bundle or its weights are not there, `out` is there already, or a format differs.
@@ -85,32 +94,66 @@ def export_bundle(
     bundle, out = Path(bundle), Path(out)
     if target not in TARGETS:
         raise CxrError(f"target '{target}': known are {', '.join(TARGETS)}")
-    if not (bundle / "configs/inference.json").is_file():
-        raise CxrError(
-            f"{bundle}: no bundle (it holds no configs/inference.json); give a folder such as bundles/supervised"
-        )
-    weights = bundle / "models/model.pt" if ckpt_path is None else Path(ckpt_path)
-    if not weights.is_file():
-        raise CxrError(f"{weights}: no such file; train the bundle first, or name the weights with --ckpt_path")
+    weights = find_weights(bundle, ckpt_path)
     final = out.with_name(out.name + ".zip") if zipped else out
     if final.exists():
         raise CxrError(f"{final}: is there already; give another --out, or remove it")
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=final.parent) as temporary:
         folder = Path(temporary) / out.name
-        made = _fill(bundle, folder, weights, torchscript, onnx, images)
+        if target == "monailabel":
+            from cxrmonai.deploy.label_app import write_app  # which exports bundles in its turn
+
+            (made,) = write_app(folder, [(bundle, weights)], torchscript, onnx, images, metrics).values()
+        else:
+            made = write_bundle(folder, bundle, weights, torchscript, onnx, images, metrics)
         if target == "hf":
-            write_text(folder / "README.md", model_card(folder))
+            write_text(folder / "README.md", hub_page(folder))
         if zipped:
             _zip(folder, Path(temporary) / final.name)
             folder = Path(temporary) / final.name
         os.replace(folder, final)
-    return Exported(final, made[0], made[1], images is None)
+    return Exported(final, made[0], made[1], images is None, made[2])
 
 
-def _fill(
-    bundle: Path, folder: Path, weights: Path, torchscript: bool, onnx: bool, images: str | os.PathLike[str] | None
-) -> tuple[dict[str, float], int]:
+def find_weights(bundle: Path, ckpt_path: str | os.PathLike[str] | None, flag: str = "--ckpt_path") -> Path:
+    """The weights to export a bundle with.
+
+    Args:
+        bundle: its folder.
+        ckpt_path: see `export_bundle`.
+        flag: that names weights on the command line.
+
+    Returns:
+        Their path.
+
+    Raises:
+        CxrError: the bundle or the weights are not there.
+    """
+    config = bundle / "configs/inference.json"
+    if not config.is_file():
+        raise CxrError(
+            f"{bundle}: no bundle (it holds no configs/inference.json); give a folder such as bundles/supervised"
+        )
+    if ckpt_path is None:
+        parser = ConfigParser({**json.loads(config.read_text(encoding="utf-8")), "bundle_root": str(bundle)})
+        ckpt_path = os.path.normpath(parser.get_parsed_content("ckpt_path"))
+    weights = Path(ckpt_path)
+    if not weights.is_file():
+        raise CxrError(f"{weights}: no such file; train the bundle first, or name the weights with {flag}")
+    return weights
+
+
+def write_bundle(
+    folder: Path,
+    bundle: Path,
+    weights: Path,
+    torchscript: bool = False,
+    onnx: bool = False,
+    images: str | os.PathLike[str] | None = None,
+    metrics: str | os.PathLike[str] | None = None,
+) -> tuple[dict[str, float], int, int]:
+    """Fills a folder as `export_bundle` describes, and returns what `Exported` holds beside the path."""
     for name in COPIED:
         source, place = bundle / name, folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +172,8 @@ def _fill(
     with torch.no_grad():
         output = network(batch)
     _describe(folder / "configs/metadata.json", network, batch, output)
+    card = fill_card(folder, metrics)
+    write_text(folder / "docs/model_card.md", card)
     formats = {"models/model.pt": 0.0}
     if torchscript:
         write_torchscript(network, models / "model.ts")
@@ -138,7 +183,7 @@ def _fill(
         write_onnx(network, batch[:2], models / "model.onnx")
         runner = onnx_runner(models / "model.onnx")
         formats["models/model.onnx"] = check_same(network, runner, batch, finish, models / "model.onnx")
-    return formats, len(batch)
+    return formats, len(batch), count_to_fill(card)
 
 
 def _standing_alone(config: dict[str, Any], weights: Path) -> dict[str, Any]:
@@ -149,7 +194,7 @@ def _standing_alone(config: dict[str, Any], weights: Path) -> dict[str, Any]:
             config[key] = value
     if isinstance(config.get("image_size"), int):
         config["image_size"] = trained["image_size"]
-    config["bundle_root"] = "."
+    config["bundle_root"], config["ckpt_path"] = ".", OWN_WEIGHTS
     return config
 
 

@@ -17,7 +17,7 @@ from cxrmonai.engines.frozen_probe import FeatureBank, FrozenProbe
 from cxrmonai.engines.linear_models import LinearTraining
 from cxrmonai.engines.monitoring import ProgressBar, StopOnNonFinite, TensorBoardLog, summary_writer
 from cxrmonai.engines.optimisation import make_optimizer, make_schedule
-from cxrmonai.engines.parallel import amp_options, data_parallel
+from cxrmonai.engines.parallel import SameBuffers, amp_options, data_parallel
 from cxrmonai.engines.pretraining import ProbeCurve, make_probe, summarise
 from cxrmonai.engines.probe import FeatureCollector, Probe, ProbeResult, extract_features
 from cxrmonai.engines.range_test import find_learning_rate
@@ -55,6 +55,7 @@ __all__ = [
     "ProbeCurve",
     "ProbeResult",
     "ProgressBar",
+    "SameBuffers",
     "SetEpoch",
     "StepSchedule",
     "StopOnNonFinite",

@@ -132,6 +132,14 @@ class CheckpointHandler:
         if distributed.rank() == 0:
             save(_bare(self.kept).state_dict(), self.folder / FINAL)
 
+    def save_kept(self, path: str | os.PathLike[str]) -> None:
+        """Saves the network as it is now, in the form of `model.pt`, elsewhere.
+
+        Raises:
+            CxrError: the file cannot be written.
+        """
+        save(_bare(self.kept).state_dict(), Path(path))
+
     def _improved(self, engine: Engine) -> bool:
         value = None if self.validator is None else self.validator.state.metrics.get(self.metric)
         if value is None:

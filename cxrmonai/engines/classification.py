@@ -160,7 +160,7 @@ def read_operating_points(ckpt_path: str | os.PathLike[str]) -> OperatingPoints 
     """
     path = Path(ckpt_path).with_name(OPERATING_POINTS)
     if not path.is_file():
-        print(f"note: no {short(path)}, so that nothing is called positive and no probability is recalibrated")
+        distributed.note(f"no {short(path)}, so that nothing is called positive and no probability is recalibrated")
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,13 @@ from tqdm import tqdm
 from cxrmonai import distributed
 from cxrmonai.errors import CxrError
 
+_open_writers: weakref.WeakValueDictionary[str, SummaryWriter] = weakref.WeakValueDictionary()
+
 
 def summary_writer(log_dir: str | os.PathLike[str]) -> SummaryWriter | None:
     """The run's one TensorBoard writer on rank 0, `None` on the others.
+
+    Who asks again while the writer is in use gets the same one, so that a run writes one event file.
 
     Raises:
         CxrError: the folder cannot be made.
@@ -29,7 +34,12 @@ def summary_writer(log_dir: str | os.PathLike[str]) -> SummaryWriter | None:
         os.makedirs(log_dir, exist_ok=True)
     except OSError as error:
         raise CxrError(f"{log_dir}: cannot write here ({error.strerror}); choose another --output_dir") from error
-    return SummaryWriter(str(log_dir))
+    folder = os.path.abspath(log_dir)
+    writer = _open_writers.get(folder)
+    if writer is None:
+        writer = _open_writers[folder] = SummaryWriter(str(log_dir))
+        weakref.finalize(writer, writer.file_writer.close)
+    return writer
 
 
 class ProgressBar:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
@@ -25,6 +27,23 @@ def data_parallel(network: nn.Module, device: str | torch.device) -> nn.Module:
         return nn.parallel.DistributedDataParallel(network)
     network = convert_sync_batchnorm(network)
     return nn.parallel.DistributedDataParallel(network, device_ids=[torch.cuda.current_device()])
+
+
+class SameBuffers:
+    """Gives every rank rank 0's buffers of the network that is validated, so that all ranks validate what is saved.
+
+    On GPUs they are the same anyway, since batch norms see the batch of all ranks; on CPUs each rank has seen its own.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Attaches to the start of a validation."""
+        if distributed.world_size() > 1:
+            engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Sends the buffers."""
+        for buffer in engine.network.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def amp_options() -> dict[str, torch.dtype]:

@@ -19,6 +19,7 @@ from cxrmonai.engines.batches import PrepareBatch
 from cxrmonai.engines.linear_models import fit_logistic
 from cxrmonai.engines.monitoring import ProgressBar
 from cxrmonai.engines.parallel import amp_options
+from cxrmonai.engines.sharing import joined
 from cxrmonai.errors import CxrError
 from cxrmonai.metrics import classification_summary
 
@@ -111,9 +112,18 @@ class Probe:
         """
         return self.fit(self.features(network, progress))
 
-    def features(self, network: nn.Module, progress: bool = False) -> np.ndarray:
-        """(N, D) float32 features of the training images and then the held-out ones, in the order of `both`."""
-        loader = store_loader(self.both, self.batch_size, shard=False)
+    def features(self, network: nn.Module, progress: bool = False, shard: bool = False) -> np.ndarray:
+        """Features of the training images and then the held-out ones, in the order of `both`.
+
+        Args:
+            network: (B, 1, S, S) → (B, D); its mode is left as it was.
+            progress: whether to show a bar.
+            shard: share the images out to the ranks, all of which must call it; rank 0 then has all features.
+
+        Returns:
+            (N, D) float32.
+        """
+        loader = store_loader(self.both, self.batch_size, shard=shard)
         return extract_features(network, loader, self.transform, self.device, progress, self.amp)
 
     def fit(self, features: np.ndarray) -> ProbeResult:
@@ -170,7 +180,8 @@ def extract_features(
         (N, D) float32.
     """
     collector = FeatureCollector()
-    bar = [ProgressBar(loader.batch_size, label="features")] if progress else []
+    images_per_step = loader.batch_size * getattr(loader.sampler, "ranks", 1)
+    bar = [ProgressBar(images_per_step, label="features")] if progress else []
     evaluator = SupervisedEvaluator(
         device=torch.device(device),
         val_data_loader=loader,
@@ -186,24 +197,30 @@ def extract_features(
 
 
 class FeatureCollector:
-    """Keeps what a network puts out over a run, in the loader's order."""
+    """Keeps what a network puts out over a run, in the order of the data set, whatever the number of ranks.
+
+    Attributes:
+        array: (N, D) float32 after a run; of all images on rank 0, of their own on the other ranks of a loader that
+            shares images out.
+    """
 
     def __init__(self) -> None:
         self._parts: list[np.ndarray] = []
-
-    @property
-    def array(self) -> np.ndarray:
-        """(N, D) float32."""
-        return np.concatenate(self._parts)
+        self.array = np.zeros((0, 0), np.float32)
 
     def attach(self, engine: Engine) -> None:
-        """Attaches to the start and to each step."""
+        """Attaches to the start, to each step and to the end."""
         engine.add_event_handler(Events.STARTED, lambda _: self._parts.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def __call__(self, engine: Engine) -> None:
         """Keeps the batch just done."""
         self._parts.append(engine.state.output["pred"].float().cpu().numpy())
+
+    def finish(self, engine: Engine) -> None:
+        """Joins the batches, and on rank 0 what the ranks have."""
+        self.array = joined(engine, np.concatenate(self._parts))
 
 
 def linear_probe(train: np.ndarray, truth: np.ndarray, held_out: np.ndarray, strength: float = 100.0) -> np.ndarray:

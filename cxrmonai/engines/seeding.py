@@ -20,7 +20,8 @@ class EpochSeed:
         seed: of the run.
         transforms: Randomizable transforms to seed, such as the `Compose` of a batch's augmentation.
         sampler: with `set_epoch`, or `None`.
-        every_epoch: whether each epoch draws anew; a validation that shall see the same views each time says no.
+        every_epoch: whether each epoch draws anew, and each rank otherwise; a validation that shall see the same views
+            each time, whatever the number of ranks, says no.
     """
 
     def __init__(
@@ -38,10 +39,10 @@ class EpochSeed:
 
     def __call__(self, engine: Engine) -> None:
         """Seeds for the engine's current epoch."""
-        epoch = engine.state.epoch if self.every_epoch else 0
+        epoch, rank = (engine.state.epoch, distributed.rank()) if self.every_epoch else (0, 0)
         if self.sampler is not None:
             self.sampler.set_epoch(epoch)
-        base = np.random.SeedSequence([self.seed, epoch, distributed.rank()]).generate_state(1 + len(self.transforms))
+        base = np.random.SeedSequence([self.seed, epoch, rank]).generate_state(1 + len(self.transforms))
         for transform, value in zip(self.transforms, base[1:], strict=True):
             transform.set_random_state(seed=int(value))
         if self.every_epoch:

@@ -24,12 +24,13 @@ from cxrmonai import distributed
 from cxrmonai.data.dataset import store_loader
 from cxrmonai.data.geometry import letterbox_geometry, map_to_original, mask_to_original
 from cxrmonai.data.mask_file import MaskFileWriter
-from cxrmonai.data.masks import MASK_UNKNOWN
+from cxrmonai.data.masks import MASK_UNKNOWN, encode_rle
 from cxrmonai.data.segmentation import SegmentationDataset
 from cxrmonai.data.vocabulary import canonical
 from cxrmonai.engines.batches import PrepareBatch
 from cxrmonai.engines.checkpointing import BEST
 from cxrmonai.engines.pretraining import closing_lines, short
+from cxrmonai.engines.sharing import is_shared, joined, sampler_of
 from cxrmonai.errors import CxrError
 from cxrmonai.files import atomic_path, write_json
 from cxrmonai.metrics.overlap import class_overlap, mask_counts, mean_overlap
@@ -176,7 +177,7 @@ def read_thresholds(ckpt_path: str | os.PathLike[str], class_names: Sequence[str
     """
     path = Path(ckpt_path).with_name(THRESHOLDS_FILE)
     if not path.is_file():
-        print(f"note: no {short(path)}, so that a pixel belongs to a class from a probability of one half on")
+        distributed.note(f"no {short(path)}, so that a pixel belongs to a class from a probability of one half on")
         return Thresholds(np.full(len(class_names), UNTUNED), "one half for every class")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -203,6 +204,9 @@ def masks_at_original(probability: np.ndarray, geometry: np.ndarray, thresholds:
 class _MaskOutput:
     """What a run does with masks at original size, step by step; a mask file is whole or not there.
 
+    One rank writes a mask at once. Where a loader shares images out to several, each keeps its masks as run lengths,
+    and rank 0 writes all of them at the end, in the order of the data set.
+
     Args:
         class_names: of the network.
         thresholds: of the classes.
@@ -222,6 +226,7 @@ class _MaskOutput:
         self.class_names, self.thresholds = list(class_names), thresholds
         self.path, self._block = Path(path), ExitStack()
         self._writer: MaskFileWriter | None = None
+        self._kept: list[tuple[str, dict[str, str]]] | None = None
         self.export = export
         self._sources: dict[str, int | None] = {name: k for k, name in enumerate(self.class_names)}
         if export == "chexlocalize":
@@ -239,7 +244,8 @@ class _MaskOutput:
 
     def start(self, engine: Engine) -> None:
         """Begins the mask file."""
-        if self.export != "none":
+        self._kept = [] if is_shared(engine) else None
+        if self.export != "none" and (self._kept is None or distributed.rank() == 0):
             self._writer = self._block.enter_context(MaskFileWriter(self.path))
 
     def step(self, engine: Engine) -> None:
@@ -247,13 +253,22 @@ class _MaskOutput:
         raise NotImplementedError
 
     def keep(self, image_id: str, masks: np.ndarray) -> None:
-        """Writes (K, h, w) masks of an image to the mask file, where there is one."""
-        if self._writer is not None:
-            empty = np.zeros(masks.shape[1:], bool)
-            self._writer.add(image_id, {task: empty if k is None else masks[k] for task, k in self._sources.items()})
+        """Writes (K, h, w) masks of an image to the mask file, where there is one, or keeps them for rank 0."""
+        if self.export == "none":
+            return
+        empty = np.zeros(masks.shape[1:], bool)
+        named = {task: empty if k is None else masks[k] for task, k in self._sources.items()}
+        if self._kept is None:
+            self._writer.add(image_id, named)
+        else:
+            self._kept.append((image_id, {task: encode_rle(mask) for task, mask in named.items()}))
 
     def finish(self, engine: Engine) -> None:
         """Ends the mask file."""
+        if self._kept is not None and self.export != "none":
+            everything = joined(engine, np.fromiter(self._kept, object, len(self._kept)))
+            for image_id, masks in everything if distributed.rank() == 0 else ():
+                self._writer.add_encoded(image_id, masks)
         self._block.close()
 
     def failed(self, engine: Engine, error: BaseException) -> None:
@@ -283,6 +298,8 @@ class MaskScorer(_MaskOutput):
         counts: (3, N, K) pixels in both masks, predicted and true after a run; NaN where a mask is unknown.
         kept: places in the data set of some images, evenly spread, whose masks are kept to be drawn.
         drawn: for each of those, (2, K, S, S) bool masks of the square image: drawn and predicted.
+
+    Where a loader shares images out to ranks, rank 0 has counts and masks of all images, and the others their own.
     """
 
     kept_at_most = 300
@@ -302,8 +319,9 @@ class MaskScorer(_MaskOutput):
     def start(self, engine: Engine) -> None:
         """Begins anew."""
         super().start(engine)
+        self._places = sampler_of(engine).places() if is_shared(engine) else np.arange(len(self.dataset))
         self._parts: list[np.ndarray] = []
-        self.drawn: list[np.ndarray] = []
+        self._drawn: dict[int, np.ndarray] = {}
 
     def step(self, engine: Engine) -> None:
         """Counts a batch."""
@@ -311,9 +329,10 @@ class MaskScorer(_MaskOutput):
         truth, known = batch["mask"].cpu().numpy(), batch["mask_known"].cpu().numpy()
         probability, wanted = _maps(engine, store.size), set(self.kept.tolist())
         for k, row in enumerate(batch["index"].tolist()):
-            if len(self._parts) in wanted:
+            place = int(self._places[len(self._parts)])
+            if place in wanted:
                 predicted = probability[k] >= self.thresholds.values[:, None, None]
-                self.drawn.append(np.stack([truth[k] == 1, predicted & (truth[k] != MASK_UNKNOWN)]))
+                self._drawn[place] = np.stack([truth[k] == 1, predicted & (truth[k] != MASK_UNKNOWN)])
             geometry = store.geometry[row]
             masks = masks_at_original(probability[k], geometry, self.thresholds.values)
             drawn = np.stack([mask_to_original(each == 1, geometry) for each in truth[k]])
@@ -323,7 +342,14 @@ class MaskScorer(_MaskOutput):
     def finish(self, engine: Engine) -> None:
         """Ends the mask file and joins the counts."""
         super().finish(engine)
-        self.counts = np.stack(self._parts, axis=1).astype(np.float64)
+        counts = joined(engine, np.stack(self._parts).astype(np.float64))
+        self.counts = np.moveaxis(counts, 0, 1)
+        if is_shared(engine):
+            parts = distributed.collect({place: np.packbits(masks, axis=-1) for place, masks in self._drawn.items()})
+            size = self.dataset.store.size
+            for place, masks in ((p, m) for part in parts or () for p, m in part.items()):
+                self._drawn[place] = np.unpackbits(masks, axis=-1, count=size).astype(bool)
+        self.drawn = [self._drawn[place] for place in sorted(self._drawn)]
 
 
 class MaskWriter(_MaskOutput):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from torch import nn
 
+from cxrmonai import distributed
 from cxrmonai.data import phantom_store
 from cxrmonai.data.dataset import StoreDataset, store_loader
 from cxrmonai.data.prepare import prepare
@@ -23,9 +24,10 @@ from cxrmonai.data.store import Store
 from cxrmonai.data.table import name_list
 from cxrmonai.data.targets import match_classes
 from cxrmonai.engines import PrepareBatch, ProgressBar
+from cxrmonai.engines.sharing import is_shared, part_path, parts_in_turn
 from cxrmonai.errors import CxrError
 from cxrmonai.explain.attribution import Attribution, attribute_with_logits, check_method
-from cxrmonai.explain.heatmaps import HeatmapWriter
+from cxrmonai.explain.heatmaps import Heatmaps, HeatmapWriter
 from cxrmonai.networks import Classifier
 
 TRAIN = "train one with `python -m monai.bundle run --config_file bundles/supervised/configs/train.json`"
@@ -85,8 +87,8 @@ def input_store(
 
     Args:
         data_file: a store, or `None`.
-        dataset_dir: a folder of radiographs, which are then packed into `output_dir/images.h5`, so that boxes and masks
-            find back to their pixels; or `None`.
+        dataset_dir: a folder of radiographs, which rank 0 then packs into `output_dir/images.h5`, so that boxes and
+            masks find back to their pixels; or `None`.
         output_dir: see `dataset_dir`.
         image_size: edge of that store.
 
@@ -104,10 +106,13 @@ def input_store(
         return phantom_store.default_store("data")
     if not Path(dataset_dir).is_dir():
         raise CxrError(f"{dataset_dir}: no such folder; name the radiographs' folder with --dataset_dir")
-    made = prepare(folder.load(Path(dataset_dir)), Path(output_dir) / "images.h5", image_size, overwrite=True)
-    for reason in made.skipped["reason"]:
-        print(f"skipped {reason}")
-    return str(made.path)
+    path = Path(output_dir) / "images.h5"
+    if distributed.rank() == 0:
+        made = prepare(folder.load(Path(dataset_dir)), path, image_size, overwrite=True)
+        for reason in made.skipped["reason"]:
+            print(f"skipped {reason}")
+    distributed.broadcast_number(0)  # the other ranks wait until the store is there
+    return str(path)
 
 
 def chosen_classes(network: Classifier, classes: str | Sequence[str] | None) -> list[int]:
@@ -127,7 +132,7 @@ def write_heatmaps(
     network: Classifier,
     dtype: str = "uint8",
 ) -> Path:
-    """Runs an evaluator and writes the maps that it makes.
+    """Runs an evaluator and writes the maps that it makes; ranks that share out the images end with one file.
 
     Args:
         evaluator: over batches of a `StoreDataset`, with an `AttributionInferer`.
@@ -145,7 +150,8 @@ def write_heatmaps(
     store, inferer = Store(data_file), evaluator.inferer
     image_ids = store.column("image_id")
     names = [network.class_names[k] for k in inferer.targets]
-    with HeatmapWriter(path, names, inferer.size, inferer.method, data_file, dtype) as writer:
+    about = (names, inferer.size, inferer.method, data_file, dtype)
+    with HeatmapWriter(part_path(evaluator, path), *about) as writer:
 
         def keep(engine: Engine) -> None:
             rows = engine.state.batch["index"].cpu().numpy()
@@ -155,7 +161,17 @@ def write_heatmaps(
 
         with evaluator.add_event_handler(Events.ITERATION_COMPLETED, keep):
             evaluator.run()
+    if is_shared(evaluator):
+        with parts_in_turn(evaluator, path, Heatmaps) as turns:
+            if turns is not None:
+                _copy(turns, HeatmapWriter(path, *about))
     return Path(path)
+
+
+def _copy(turns: Iterator[tuple[Heatmaps, int]], writer: HeatmapWriter) -> None:
+    with writer:
+        for part, k in turns:
+            writer.add(part.rows[[k]], [part.image_ids[k]], part.maps([k]), part.probability[[k]])
 
 
 def heatmaps_of(

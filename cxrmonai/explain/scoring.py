@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cxrmonai import distributed
 from cxrmonai.data.geometry import map_to_original
 from cxrmonai.data.store import Store
 from cxrmonai.errors import CxrError
@@ -19,7 +20,15 @@ from cxrmonai.explain.boxes import Rule, check_rule, find_boxes, find_mask
 from cxrmonai.explain.heatmaps import Heatmaps
 from cxrmonai.explain.localising import AttributionInferer, heatmaps_of
 from cxrmonai.explain.truth import StoreTruth
-from cxrmonai.metrics.localization import BoxCounts, box_summary, count_boxes, mean_hit_rate, pointing_hit
+from cxrmonai.metrics.localization import (
+    MARGIN,
+    BoxCounts,
+    box_summary,
+    count_boxes,
+    hit_rates,
+    mean_hit_rate,
+    pointing_hit,
+)
 from cxrmonai.metrics.overlap import mask_counts, overlap_summary
 from cxrmonai.networks import Classifier
 from cxrmonai.progress import progress_bar
@@ -117,11 +126,13 @@ def choose_thresholds(
         batch_size: images a step.
 
     Returns:
-        One for each rule.
+        One for each rule; nothing on other ranks than 0.
 
     Raises:
         CxrError: an unknown rule.
     """
+    if distributed.rank() != 0:
+        return []
     names = [network.class_names[k] for k in inferer.targets]
     for rule in rules:
         if rule != TUNED:
@@ -168,13 +179,15 @@ def score(
         seed: of the bootstrap.
 
     Returns:
-        `images`, `patients`; `findings`, see `metrics.localization.box_summary`; `mean_hit_rate` over the findings that
-        have one, with its interval; `overlap`, see `metrics.overlap.overlap_summary`. All at original size.
+        `images`, `patients`; `findings`, see `metrics.localization.box_summary`, each with `near_hit_rate`, which lets
+        the highest point be off by `metrics.localization.MARGIN`; `mean_hit_rate` and `mean_near_hit_rate` over the
+        findings that have one, with their intervals; `overlap`, see `metrics.overlap.overlap_summary`. All at original
+        size.
     """
     names = heatmaps.class_names
     truth = StoreTruth(store, names)
     shape = (len(heatmaps), len(names))
-    number, hits = np.zeros(shape), np.full(shape, np.nan)
+    number, hits, near = np.zeros(shape), np.full(shape, np.nan), np.full(shape, np.nan)
     pixels = np.full((3, *shape), np.nan)
     counts: list[list[BoxCounts | None]] = []
     with progress_bar("score", len(heatmaps), "img") as bar:
@@ -194,16 +207,23 @@ def score(
                     continue
                 pixels[:, n, k] = mask_counts(find_mask(maps[k], geometry, mask_rules.values[name]), mask)
                 if mask.any():
-                    hits[n, k] = pointing_hit(map_to_original(maps[k], geometry), mask)
+                    heat = map_to_original(maps[k], geometry)
+                    hits[n, k], near[n, k] = pointing_hit(heat, mask), pointing_hit(heat, mask, MARGIN)
             bar.update(1)
     groups = patients(store, heatmaps.rows)
     mean, interval = mean_hit_rate(hits, groups, resamples, seed)
+    near_mean, near_interval = mean_hit_rate(near, groups, resamples, seed)
+    findings = box_summary(counts, number, hits, names, groups, resamples, seed)
+    for name, (rate, ends) in hit_rates(near, names, groups, resamples, seed).items():
+        findings[name] |= {"near_hit_rate": rate, "near_hit_rate_ci": ends}
     return {
         "images": len(heatmaps),
         "patients": len(set(groups)),
         "mean_hit_rate": mean,
         "mean_hit_rate_ci": interval,
-        "findings": box_summary(counts, number, hits, names, groups, resamples, seed),
+        "mean_near_hit_rate": near_mean,
+        "mean_near_hit_rate_ci": near_interval,
+        "findings": findings,
         "overlap": overlap_summary(*pixels, names, groups, resamples, seed),
     }
 

@@ -90,7 +90,8 @@ def _stages(encoder: nn.Module, name: str) -> dict[int, str]:
     found = {row["reduction"]: row["module"] for row in rows if row.get("module")}
     build = encoder.description
     if build.image_size or build.output_stride or not {QUARTER, SIXTEENTH} <= found.keys() or max(found) > LAST:
-        short = f" of {encoder.description.depth} stages" if encoder.description.depth else ""
+        depth = encoder.description.depth
+        short = f" of {depth} stages (train it with --depth 0 to keep all)" if depth else ""
         raise CxrError(
             f"encoder '{name}'{short} gives no maps from a quarter to a sixteenth of the image; give a "
             "convolutional one, such as resnet18, densenet121 or efficientnet_b0"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cxrmonai import distributed
 from cxrmonai.data.tasks import Task
 from cxrmonai.engines import make_evaluation, summary_writer
 from cxrmonai.metrics.evaluation import OperatingPoints
@@ -29,7 +30,7 @@ def write_predictions(
 ) -> dict[str, Any]:
     """Evaluates a network's probabilities for some images of a store, see `write_evaluation`, and says the result.
 
-    The figures go to TensorBoard as well, into `tensorboard` of the same folder.
+    The figures go to TensorBoard as well, into `tensorboard` of the same folder. Rank 0 does it, the others nothing.
 
     Args:
         output_dir: gets the files.
@@ -43,11 +44,13 @@ def write_predictions(
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
     """
+    if distributed.rank() != 0:
+        return {}
     evaluation = make_evaluation(data_file, task, rows, probability, operating, facts, ordered)
     writer = summary_writer(Path(output_dir) / "tensorboard")
     summary = write_evaluation(output_dir, evaluation, resamples=resamples, seed=seed, writer=writer)
     if writer is not None:
-        writer.close()
+        writer.flush()
     low, high = summary["mean_auroc_ci"]
     kind = "synthetic radiographs" if evaluation.synthetic else "radiographs"
     print(

@@ -58,7 +58,7 @@ class Overlay:
 
 
 def most_probable(heatmaps: Heatmaps, count: int, allowed: np.ndarray | None = None) -> list[tuple[int, int]]:
-    """The images and findings of the highest probability.
+    """The images and findings of the highest probability; findings take turns while theirs is 0.5 or more.
 
     Args:
         heatmaps: to choose from.
@@ -69,7 +69,9 @@ def most_probable(heatmaps: Heatmaps, count: int, allowed: np.ndarray | None = N
         Pairs of places: image, class.
     """
     probability = heatmaps.probability if allowed is None else np.where(allowed, heatmaps.probability, -1)
-    order = np.argsort(-probability, axis=None, kind="stable")[:count]
+    turn = np.argsort(np.argsort(-probability, axis=0, kind="stable"), axis=0, kind="stable")
+    turn = np.where(probability >= 0.5, turn, len(turn))
+    order = np.lexsort((-probability.ravel(), turn.ravel()))[:count]
     pairs = [(int(place) // probability.shape[1], int(place) % probability.shape[1]) for place in order]
     return [(n, k) for n, k in pairs if probability[n, k] >= 0]
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from cxrmonai import distributed
 from cxrmonai.engines.probe import Probe, ProbeResult
 from cxrmonai.files import atomic_path, write_json
 from cxrmonai.report.classification import classification_report
@@ -28,6 +29,8 @@ def write_probe(
 ) -> dict[str, Any]:
     """Fits a probe on an encoder's features and on those of the same encoder untrained, and writes what came of it.
 
+    The ranks share out the work on the untrained encoder; rank 0 does the rest.
+
     Args:
         output_dir: gets `metrics.json`, `predictions.csv` (a row per image and finding) and `report.html`.
         probe: what to fit, and on which patients.
@@ -39,10 +42,13 @@ def write_probe(
         more: further figures for `metrics.json`.
 
     Returns:
-        What `metrics.json` holds.
+        What `metrics.json` holds; nothing on other ranks than 0.
     """
+    untrained_features = probe.features(untrained, progress=True, shard=True)
+    if distributed.rank() != 0:
+        return {}
     folder = Path(output_dir)
-    result, baseline = probe.fit(features), probe(untrained, progress=True)
+    result, baseline = probe.fit(features), probe.fit(untrained_features)
     summary, compared = (probe.summary(each, resamples, seed) for each in (result, baseline))
     metrics = {
         **summary,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cxrmonai import distributed
 from cxrmonai.engines import MaskScorer
 from cxrmonai.files import write_json
 from cxrmonai.report.segmentation import write_segmentation
@@ -22,6 +23,8 @@ def write_pseudo_masks(
 ) -> dict[str, Any]:
     """Writes both evaluations, each as `write_segmentation` does, that of the maps alone into the folder `cam`.
 
+    Rank 0 does it, the others nothing.
+
     Args:
         output_dir: gets `metrics.json`, which also holds the other's under `cam`, `overlap.csv` and `report.html`.
         scorer: of IRNet's masks, after its run.
@@ -33,6 +36,8 @@ def write_pseudo_masks(
     Returns:
         What `metrics.json` holds.
     """
+    if distributed.rank() != 0:
+        return {}
     folder = Path(output_dir)
     maps = write_segmentation(folder / "cam", cam_scorer, facts, resamples, seed)
     both = {

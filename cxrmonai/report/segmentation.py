@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from cxrmonai import distributed
 from cxrmonai.engines import MaskScorer
 from cxrmonai.engines.segmentation import COLOURS, paint
 from cxrmonai.files import atomic_path, write_json
@@ -46,7 +47,7 @@ def write_segmentation(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Writes what a run of a scorer came to, and says the result.
+    """Writes what a run of a scorer came to, and says the result; rank 0 does it, the others nothing.
 
     Args:
         output_dir: gets `metrics.json`, `overlap.csv` (pixel counts by image and class) and `report.html`.
@@ -58,6 +59,8 @@ def write_segmentation(
     Returns:
         What `metrics.json` holds.
     """
+    if distributed.rank() != 0:
+        return {}
     folder, store = Path(output_dir), scorer.dataset.store
     table = overlap_table(scorer)
     summary = summarise_overlap(table, scorer.class_names, resamples, seed)

@@ -3,7 +3,7 @@
 The model is that of Krähenbühl and Koltun (NeurIPS 2011) with two labels, a Potts penalty, a Gaussian kernel of place
 and a bilateral kernel of place and colour, both normalised symmetrically, as `pydensecrf2` has it. Radiographs are
 grey: the colour distance of a grey level repeated in three channels is √3 times that of the level, and the bilateral
-kernel has three dimensions in place of five. It is evaluated on a grid of coarse places and all 256 levels, which
+kernel has three dimensions in place of five. It is evaluated on a grid of coarse places and levels, which
 serves all masks of an image.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from cxrmonai.engines.segmentation import (
     probability_maps,
     tune_thresholds,
 )
+from cxrmonai.engines.sharing import is_shared, part_path, parts_in_turn
 from cxrmonai.errors import CxrError
 from cxrmonai.explain import attribute_with_logits
 from cxrmonai.files import atomic_path
@@ -178,6 +179,8 @@ def pseudo_mask_rows(
 class PseudoMaskWriter:
     """Writes masks of a store's images to a mask store, and to a mask file at original size.
 
+    Ranks that share out the images end with one file.
+
     Where masks are gated by label, a finding that is absent has an empty mask and one of which nothing sure is known
     (uncertain, unknown) an undecided one; the mask store is then of kind `ir`.
 
@@ -220,7 +223,8 @@ class PseudoMaskWriter:
         """Begins the mask store."""
         kind = "ir" if self.gate == "label" else "mask"
         options = {"thresholds": self.thresholds.values.tolist(), "origin": self.thresholds.origin, "gate": self.gate}
-        self.writer = MaskStoreWriter(self.path, self.class_names, self.store.size, kind, options).__enter__()
+        self._about = (self.class_names, self.store.size, kind, options)
+        self.writer = MaskStoreWriter(part_path(engine, self.path), *self._about).__enter__()
 
     def step(self, engine: Engine) -> None:
         """Writes a batch."""
@@ -239,11 +243,21 @@ class PseudoMaskWriter:
     def finish(self, engine: Engine) -> None:
         """Ends the mask store, writes the mask file, and says so."""
         self.writer.__exit__(None, None, None)
+        if is_shared(engine):
+            with parts_in_turn(engine, self.path, MaskStore) as turns:
+                if turns is None:
+                    return
+                self._join(turns)
         masks, size = MaskStore(self.path), self.path.stat().st_size
         print(f"{self.path}: masks of {len(masks)} images, {size / max(1, len(masks)):.0f} bytes an image")
         if self.mask_file is not None:
             write_mask_file(self.mask_file, masks, self.store)
             print(f"{self.mask_file}: the same at original size")
+
+    def _join(self, turns: Iterator[tuple[MaskStore, int]]) -> None:
+        with MaskStoreWriter(self.path, *self._about) as writer:
+            for part, k in turns:
+                writer.add([int(part.rows[k])], [part.image_ids[k]], part.get([k]))
 
     def failed(self, engine: Engine, error: BaseException) -> None:
         """Leaves nothing behind, and lets the error go on."""

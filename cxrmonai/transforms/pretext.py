@@ -6,7 +6,7 @@ images are in 0–1 and before they are normalised.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from cxrmonai.transforms.batch import Batch
 LABEL = "label"
 HIDDEN_GREY = 0.5  # 0 for a network that sees (x − 0.5) / 0.25
 MASKS = ("fixed", "dynamic")
+CLASSES = (4, 3, 3)  # of the turn and of the shifts along both axes
 STEPS = (0, -1, 1)  # of a shift, in the order of its classes
 
 
@@ -34,28 +35,33 @@ class BatchRandRotateShiftd(RandomizableTransform, MapTransform):
     Args:
         keys: of the batch; all are moved alike.
         shift: length of a shift, relative to the edge (56 of 512 pixels in the XAI toolbox).
+        seed: where given, what is drawn for an image is a function of it and of the batch's `index` alone, not of
+            ranks, batches or what was drawn before.
 
     Raises:
         CxrError: a shift that is not above 0 and below 1; in use: it is less than a pixel.
     """
 
-    def __init__(self, keys: KeysCollection, shift: float = 56 / 512) -> None:
+    def __init__(self, keys: KeysCollection, shift: float = 56 / 512, seed: int | None = None) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
         if not 0 < shift < 1:
             raise CxrError(f"shift {shift}: must be above 0 and below 1, a share of the image's edge")
-        self.shift = shift
+        self.shift, self.seed = shift, seed
         self.drawn = np.zeros((3, 0), np.int64)
 
-    def randomize(self, count: int) -> None:
+    def randomize(self, count: int, index: Sequence[int] = ()) -> None:
         """Draws `drawn` (3, count): the classes of rotation, horizontal and vertical shift."""
-        self.drawn = np.stack([self.R.randint(classes, size=count) for classes in (4, 3, 3)]).astype(np.int64)
+        if self.seed is None:
+            self.drawn = np.stack([self.R.randint(classes, size=count) for classes in CLASSES]).astype(np.int64)
+        else:
+            self.drawn = np.array([np.random.default_rng([self.seed, k]).integers(CLASSES) for k in index]).T
 
     def __call__(self, data: Batch) -> dict[Hashable, Any]:
         """(B, 1, S, S) float → the same."""
         out = dict(data)
         images = out[self.first_key(out)]
-        self.randomize(len(images))
+        self.randomize(len(images), () if self.seed is None else out["index"].tolist())
         for key in self.key_iterator(out):
             out[key] = shifted(turned(out[key], self.drawn[0]), *self.drawn[1:], self.shift)
         rotation, shift_x, shift_y = torch.from_numpy(self.drawn).to(images.device)

@@ -375,3 +375,20 @@ def test_runs_of_monai_end_in_one_line(tmp_path):
         assert errors[0].startswith(expected)
         assert "Traceback" not in done.stderr
         assert (f"started in {tmp_path / 'tiny'}" in done.stdout) == (option == "--max_epochs")
+
+
+def test_a_lost_rank_is_told_in_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", lambda *error: print("traceback", file=sys.stderr))
+    install_excepthook()
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4521")
+    for rank, told in ((None, "traceback\n"), ("3", "error: rank 3 has lost another rank, ")):
+        if rank is not None:
+            monkeypatch.setenv("WORLD_SIZE", "4")
+            monkeypatch.setenv("RANK", rank)
+        sys.excepthook(RuntimeError, lost, None)
+        said = capsys.readouterr().err
+        assert said.startswith(told)
+        assert len(said.splitlines()) == 1
+    sys.excepthook(ValueError, ValueError("a defect"), None)
+    assert capsys.readouterr().err == "traceback\n"

@@ -47,6 +47,20 @@ def test_common_keys_are_there(folder):
     assert {"ckpt_path", "split", "data_file", "output_dir"} <= evaluate.keys()
 
 
+def test_evaluation_serves_one_rank_and_many(folder):
+    configs = {path.stem: json.loads(path.read_text()) for path in (folder / "configs").glob("*.json")}
+    evaluate = configs["evaluate"]
+    assert "$distributed.start(@device)" in evaluate["initialize"]
+    assert evaluate["finalize"][-1] == "$distributed.stop()"
+    assert "shard" not in evaluate["dataloader"]
+    assert configs["multi_gpu_evaluate"] == {"device": "$distributed.local_device()"}
+    if _trains(folder):
+        assert configs["multi_gpu_train"] == configs["multi_gpu_evaluate"]
+        validate = configs["train"]["validate"]
+        assert validate["dataloader"]["shard"] is False
+        assert validate["handlers"][0] == {"_target_": "cxrmonai.engines.SameBuffers"}
+
+
 def test_expressions_are_short(folder):
     for file in folder.glob("configs/**/*.json"):
         for text in re.findall(r'"(\$[^"]*)"', file.read_text()):

@@ -1,8 +1,6 @@
 """The finetune bundle: every method leaves what it says, and draws, tables and CSV files do what they should."""
 
 import json
-import re
-import shlex
 import shutil
 from functools import partial
 
@@ -11,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bundle_runs import REPOSITORY
-from fire.parser import DefaultParseValue
+from bundle_runs import REPOSITORY, options
 from monai.bundle import create_workflow
+from page_commands import commands, name_of, run_command
 from PIL import Image
 
 from cxrmonai.bundle import check
@@ -225,32 +223,21 @@ def test_the_commands_for_users_of_cxrlearn_run(small_phantom, pretrained, tmp_p
         Image.fromarray(image).save(tmp_path / f"images/{k}.png")
     for split, part in table.groupby("split"):
         part.to_csv(tmp_path / f"{split}.csv", index=False)
-    for number, command in enumerate(cxrlearn_commands()):
+    page = commands(REPOSITORY / "docs/finetuning.md", language="")
+    told = [words for words in page if "--train_csv" in words and name_of(words) == "finetune/train"]
+    assert len(told) == 2
+    for number, command in enumerate(told):
         words = [word.replace("/path/to", str(tmp_path)) for word in command]
-        pairs = zip(words[::2], words[1::2], strict=True)
-        given = {key.removeprefix("--"): DefaultParseValue(value) for key, value in pairs}
-        assert len(given["class_columns"]) == 14
-        given |= {"class_columns": DefaultParseValue(CLASSES), "pretrained": pretrained}
-        given |= {"max_epochs": 1} if "max_epochs" in given else {}
+        assert len(words[words.index("--class_columns") + 1].split(",")) == 14
         place = tmp_path / f"run{number}"
-        given |= {"output_dir": f"{place}/eval", "ckpt_dir": f"{place}/models", "dataset_dir": f"{tmp_path}/data"}
-        config = REPOSITORY / given.pop("config_file")
-        assert check(config, given) == []
-        work = create_workflow(config_file=str(config), workflow_type="train", bundle_root=str(FOLDER), **given)
-        work.initialize()
-        work.run()
-        work.finalize()
+        given = {"class_columns": CLASSES, "pretrained": pretrained, "dataset_dir": f"{tmp_path}/data"}
+        given |= {"output_dir": f"{place}/eval", "ckpt_dir": f"{place}/models"}
+        given |= {"max_epochs": 1} if "--max_epochs" in words else {}
+        finished = run_command([*words, *options(given)], REPOSITORY)
+        assert finished.code == 0, finished.out + finished.err
         predictions = pd.read_csv(place / "eval/predictions.csv", dtype={"image_id": str})
         expected = table[table["split"] == "test"]
         assert predictions["image_id"].tolist() == [path.split("/")[-1][:-4] for path in expected["Path"]]
         np.testing.assert_array_equal(predictions["truth_Pleural Effusion"], expected["Pleural Effusion"])
         assert load_classifier(place / "models/model.pt").class_names == CLASSES.split(",")
     assert len(list((tmp_path / "data").glob("*.h5"))) == 1
-
-
-def cxrlearn_commands():
-    """The options and values of the two commands in our docs, as a shell would take them apart."""
-    text = (REPOSITORY / "docs/finetuning.md").read_text()
-    commands = re.findall(r"```\npython -m monai\.bundle run ([^`]*--train_csv[^`]*)```", text)
-    assert len(commands) == 2
-    return [shlex.split(command.replace("\\\n", " ")) for command in commands]

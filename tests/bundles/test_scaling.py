@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from bundle_runs import REPOSITORY, options
+from monai.bundle import create_workflow
 
 pytestmark = pytest.mark.slow
 CONFIGS = [str(REPOSITORY / f"bundles/simclr/configs/{name}.json") for name in ("train", "multi_gpu_train")]
@@ -73,6 +74,23 @@ def test_two_machines_train_one_network_and_one_rank_writes(small_phantom, tmp_p
     assert sum("The pretrained encoder is" in text for text in texts) == 1
     state = torch.load(tmp_path / "models/checkpoint.pt", weights_only=True)
     assert state["state"]["epoch"] == 1
+    assert validated_by_one(small_phantom, tmp_path, state["network"]) == pytest.approx(
+        state["state"]["best"], rel=1e-5
+    )
+
+
+def validated_by_one(store, folder, network):
+    """Validation loss that one rank finds for the weights of a run."""
+    places = {"data_file": str(store), "ckpt_dir": str(folder / "one"), "output_dir": str(folder / "one")}
+    root = str(REPOSITORY / "bundles/simclr")
+    work = create_workflow(
+        config_file=CONFIGS[0], workflow_type="train", bundle_root=root, max_epochs=1, **places, **SMALL
+    )
+    work.initialize()
+    work.parser.get_parsed_content("start").load_state_dict(network)
+    evaluator = work.parser.get_parsed_content("validate::evaluator")
+    evaluator.run()
+    return evaluator.state.metrics["val_loss"]
 
 
 def test_a_rank_that_dies_ends_the_run_and_the_checkpoint_goes_on(small_phantom, tmp_path, agents):
@@ -89,6 +107,7 @@ def test_a_rank_that_dies_ends_the_run_and_the_checkpoint_goes_on(small_phantom,
     texts = [process.communicate(timeout=300)[0] for process in agents]
     assert all(process.returncode for process in agents)
     assert "SIGKILL" in texts[1]
+    assert "error: rank 0 has lost another rank" in texts[0]
     done = torch.load(checkpoint, weights_only=True)["state"]["epoch"]
     last = done + 1
     pair = [start(agent, 2, small_phantom, tmp_path, max_epochs=last, resume=True) for agent in range(2)]

@@ -206,6 +206,33 @@ def test_without_drop_last_the_ranks_see_every_row_once(store, ranks, count):
     assert sorted(seen) == list(range(26))
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("rows", [24, 25, 31])
+def test_in_order_the_ranks_share_the_batches_of_one(store, ranks, count, rows):
+    dataset = StoreDataset(store.path, rows=range(rows))
+    whole = [batch["index"].tolist() for batch in store_loader(dataset, 4)]
+    shares = [[batch["index"].tolist() for batch in store_loader(dataset, 4)] for _ in ranks(count)]
+    assert shares == [whole[rank::count] for rank in range(count)]
+
+
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 70))
+def test_what_the_ranks_make_comes_back_in_order(rows, count, size):
+    rows = max(rows, count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "world_size", lambda: count)
+        block = max(1, min(size, rows // count))
+        samplers = []
+        for rank in range(count):
+            patch.setattr(distributed, "rank", lambda rank=rank: rank)
+            samplers.append(EpochSampler(rows, False, even=False, block=block))
+        shares = [np.array(list(sampler)) for sampler in samplers]
+        assert min(map(len, shares)) > 0  # no rank is idle
+        patch.setattr(distributed, "collect", lambda part: shares)
+        np.testing.assert_array_equal(samplers[0].join(shares[0]), np.arange(rows))
+        patch.setattr(distributed, "collect", lambda part: None)
+        np.testing.assert_array_equal(samplers[-1].join(shares[-1]), shares[-1])
+
+
 def test_unshared_rows_go_to_every_rank(store, ranks):
     dataset = StoreDataset(store.path, rows=range(9))
     for _ in ranks(3):

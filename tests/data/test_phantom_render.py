@@ -93,6 +93,17 @@ def test_a_finding_changes_the_pixels_of_its_mask(by_finding, finding):
             assert inside > 3 * change[~with_it.masks[finding]].mean()
 
 
+@pytest.mark.parametrize("finding", ["Consolidation", "Fracture", "Mass", "Nodule", "Pleural Effusion"])
+def test_a_focal_finding_leaves_no_sign_elsewhere(by_finding, finding):
+    """So that a classifier can go by nothing but the place that the mask tells; `docs/explaining.md` names the rest."""
+    shares = []
+    for study in by_finding[finding]:
+        with_it, without_it = render(study, 96), render(study.without(finding), 96)
+        change = np.abs(with_it.image.astype(float) - without_it.image)
+        shares.append(change[with_it.masks[finding]].sum() / change.sum())
+    assert np.mean(shares) > 0.65
+
+
 def test_no_lesion_hides(studies):
     """What a label tells can be seen at the size of the default store, also beside a large heart."""
     sick = [s for s in studies if "Cardiomegaly" in s.findings and len(s.lesions) > 1]
@@ -218,3 +229,25 @@ def test_outline_sheet(studies):
         outline_sheet([])
     with pytest.raises(CxrError, match="columns"):
         outline_sheet(studies[:1], columns=0)
+
+
+def test_another_hospital_has_the_same_patients_with_fewer_findings_and_other_exposure():
+    usual = draw_population(60, seed=4)
+    other = draw_population(60, seed=4, exposure=0.5, prevalence=0.4)
+    assert [study.body for study in other] == [study.body for study in usual]
+    np.testing.assert_allclose([study.exposure for study in other], [study.exposure + 0.5 for study in usual])
+    had, kept = (sum(len(study.findings) for study in studies) for studies in (usual, other))
+    assert 0.25 * had < kept < 0.55 * had
+    for ours, theirs in zip(other, usual, strict=True):
+        assert set(ours.lesions) <= set(theirs.lesions)
+        twins = [study for study in other if study.patient == ours.patient]
+        lost = set(theirs.findings) - set(ours.findings)
+        assert not any(lost & set(study.findings) for study in twins)
+    assert not any(study.lesions for study in draw_population(10, seed=4, prevalence=0))
+    first = usual[0]
+    dark, bright = (render(dataclasses.replace(first, exposure=value), 64).image.mean() for value in (0.5, -0.5))
+    assert dark < bright
+    with pytest.raises(CxrError, match="exposure: 2 is out of range"):
+        draw_population(1, seed=1, exposure=2)
+    with pytest.raises(CxrError, match=r"prevalence: 1\.5 is out of range"):
+        draw_population(1, seed=1, prevalence=1.5)

@@ -87,6 +87,9 @@ def test_the_formats_agree_and_the_metadata_tell_the_classes(exported):
     assert json.loads((exported.path / "configs/inference.json").read_text())["bundle_root"] == "."
     assert (exported.path / "LICENSE").is_file()
     assert (exported.path / "models/operating_points.json").is_file()
+    card = (exported.path / "docs/model_card.md").read_text()
+    assert "| outputs | Effusion, Mass |" in card
+    assert exported.to_fill == card.count("TO FILL:") > 0
     assert [path for path in exported.path.parent.iterdir() if path.name.startswith(".")] == []
 
 
@@ -135,7 +138,9 @@ def test_a_zip_for_the_hub_has_a_card(weights, tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         main(["export", str(BUNDLE), *options])
     assert left.value.code == 0
-    assert "8 synthetic radiographs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "8 synthetic radiographs" in said
+    assert "places marked TO FILL are left to you" in said
     assert not (tmp_path / "hub").exists()
     with zipfile.ZipFile(tmp_path / "hub.zip") as archive:
         names = archive.namelist()

@@ -58,6 +58,12 @@ def test_every_epoch_off_repeats_the_transforms_and_leaves_the_global_generators
     assert at_epoch(2, seed=1, every_epoch=False)[3:] != first[3:]
 
 
+def test_every_epoch_off_is_the_same_on_all_ranks(monkeypatch):
+    first = at_epoch(1, every_epoch=False)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    assert at_epoch(1, every_epoch=False)[3:] == first[3:]
+
+
 @pytest.mark.parametrize(("every_epoch", "expected"), [(True, [1, 2, 3]), (False, [0, 0, 0])])
 def test_sampler_hears_of_the_epoch_before_the_loader_is_read(every_epoch, expected):
     class Loader:

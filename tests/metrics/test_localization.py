@@ -8,6 +8,7 @@ from cxrmonai.metrics.localization import (
     box_iou,
     box_summary,
     count_boxes,
+    hit_rates,
     mean_hit_rate,
     pointing_hit,
 )
@@ -81,6 +82,24 @@ def test_pointing():
     assert pointing_hit(heat, truth)
     heat[30, 30] = 2
     assert not pointing_hit(heat, truth)
+
+
+def test_pointing_near_the_truth():
+    truth, heat = pixels((5, 5, 4, 4)), np.zeros((40, 40))
+    heat[6, 11] = 1  # three columns right of the last
+    assert pointing_hit(heat, truth, 3 / 40)
+    assert not pointing_hit(heat, truth, 2.9 / 40)
+    assert not pointing_hit(np.ones((40, 40)), truth, 1.0)
+    assert not pointing_hit(heat, np.zeros_like(truth), 1.0)
+    assert pointing_hit(heat.T, truth.T, 3 / 40)
+
+
+def test_hit_rates_are_over_the_images_that_have_a_truth():
+    found = hit_rates([[1, np.nan], [0, np.nan], [1, np.nan]], ["Mass", "Nodule"], list("aab"), resamples=200)
+    rate, (low, high) = found["Mass"]
+    assert rate == pytest.approx(2 / 3)
+    assert 0.5 <= low <= rate <= high <= 1
+    assert np.isnan(found["Nodule"][0])
 
 
 def test_summary_of_known_counts():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cxrmonai.errors import CxrError
-from cxrmonai.networks import Classifier, EncoderDescription, encoder, load_classifier, starting_encoder
+from cxrmonai.networks import Classifier, EncoderDescription, encoder, load_classifier, make_segmenter, starting_encoder
 from cxrmonai.networks.checkpoints import start_from, stored_settings
 from cxrmonai.networks.start import build_of
 
@@ -123,3 +123,16 @@ def test_weights_start_a_training_at_another_stride(tmp_path):
     torch.testing.assert_close(other.encoder.conv1[0].weight, network.encoder.conv1[0].weight)
     with pytest.raises(CxrError, match="the config asks for depth 3; give --depth 0"):
         starting_encoder(tmp_path / "model.pt", "test_resnet", image_size=64, depth=3)
+
+
+def test_a_segmenter_starts_from_fine_maps_as_from_any_but_needs_every_stage(tmp_path):
+    whole = Classifier("A", encoder("test_resnet", output_stride=4), image_size=64)
+    torch.save(whole.state_dict(), tmp_path / "whole.pt")
+    segmenter = make_segmenter("A", "test_resnet", tmp_path / "whole.pt", image_size=64)
+    assert segmenter.encoder.description == EncoderDescription("test_resnet")
+    key = "layer4.0.conv1.weight"
+    torch.testing.assert_close(segmenter.encoder.state_dict()[key], whole.encoder.state_dict()[key])
+    short = Classifier("A", encoder("test_resnet", output_stride=4, depth=2), image_size=64)
+    torch.save(short.state_dict(), tmp_path / "short.pt")
+    with pytest.raises(CxrError, match="of 2 stages \\(train it with --depth 0 to keep all\\) gives no maps"):
+        make_segmenter("A", "test_resnet", tmp_path / "short.pt", image_size=64)

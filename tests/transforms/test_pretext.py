@@ -57,6 +57,19 @@ def test_each_image_has_a_draw_of_its_own_and_each_epoch_another():
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def test_with_a_seed_a_draw_is_the_images_own():
+    batch, index = images(), torch.arange(COUNT)
+
+    def labels(chosen, seed=5):
+        made = BatchRandRotateShiftd("image", 0.2, seed)({"image": batch[chosen], "index": index[chosen]})
+        return torch.stack(list(made["label"].values()), dim=1)
+
+    whole = labels(slice(None))
+    assert torch.equal(labels(slice(7, 11)), whole[7:11])
+    assert not torch.equal(labels(slice(None), seed=6), whole)
+    assert [set(column.tolist()) for column in whole.T] == [{0, 1, 2, 3}, {0, 1, 2}, {0, 1, 2}]
+
+
 def test_a_shift_below_a_pixel_is_refused():
     with pytest.raises(CxrError, match="0 pixels"):
         turn_and_shift(images(), shift=0.01)

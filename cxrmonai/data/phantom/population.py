@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,7 +14,7 @@ from cxrmonai.errors import CxrError
 _STUDY_COUNTS = (0.36, 0.36, 0.18, 0.10)
 
 
-def draw_population(patients: int, seed: int) -> list[Study]:
+def draw_population(patients: int, seed: int, exposure: float = 0.0, prevalence: float = 1.0) -> list[Study]:
     """Draws the studies of a number of patients, in order of patient and study.
 
     Patient k is the same whatever `patients` is.
@@ -21,15 +22,30 @@ def draw_population(patients: int, seed: int) -> list[Study]:
     Args:
         patients: number of patients, at least 1.
         seed: any integer, at least 0.
+        exposure: what this hospital's exposure is off the usual one, in log exposure, -1 to 1; images get darker above
+            0.
+        prevalence: share of the usual findings that this hospital's patients have, 0 to 1; a patient has a finding in
+            all studies that usually show it, or in none.
 
     Raises:
-        CxrError: `patients` is below 1 or `seed` below 0.
+        CxrError: `patients` is below 1, `seed` below 0, or `exposure` or `prevalence` out of range.
     """
     if patients < 1:
         raise CxrError(f"patients: {patients} is too few for a phantom population; give 1 or more")
     if seed < 0:
         raise CxrError(f"seed: {seed} is negative; give 0 or more")
-    return [study for patient in range(patients) for study in _draw_patient(patient, seed)]
+    if not -1 <= exposure <= 1:
+        raise CxrError(f"exposure: {exposure} is out of range; give -1 to 1")
+    if not 0 <= prevalence <= 1:
+        raise CxrError(f"prevalence: {prevalence} is out of range; give 0 to 1")
+    studies = []
+    for patient in range(patients):
+        spared = np.random.default_rng([seed, patient, 1]).random(len(FINDINGS)) >= prevalence
+        names = {name for name, left_out in zip(FINDINGS, spared, strict=True) if left_out}
+        for study in _draw_patient(patient, seed):
+            kept = study.without(*names) if names else study
+            studies.append(dataclasses.replace(kept, exposure=kept.exposure + exposure))
+    return studies
 
 
 def population_table(studies: Iterable[Study]) -> pd.DataFrame:

@@ -12,11 +12,13 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from torch.utils.tensorboard import SummaryWriter
 
+from cxrmonai import distributed
 from cxrmonai.data.dataset import store_loader
 from cxrmonai.engines.batches import PrepareBatch
 from cxrmonai.engines.monitoring import ProgressBar
 from cxrmonai.engines.parallel import amp_options
 from cxrmonai.engines.pretext.tasks import PretextTask, remake_task
+from cxrmonai.engines.sharing import joined
 from cxrmonai.errors import CxrError
 from cxrmonai.metrics import auroc, bootstrap_auroc, bootstrap_sums, percentile_interval
 from cxrmonai.networks.checkpoints import OWN_MEAN, OWN_STD
@@ -28,9 +30,16 @@ Transform = Callable[[Mapping[Any, Any]], Mapping[Any, Any]]
 class TaskScores:
     """Collects a task's measures over an evaluation, and puts their means and AUROCs among the engine's metrics.
 
+    Where a loader shares items out to ranks, rank 0 has those of all, and the others their own.
+
     Args:
         task: what was asked.
         prefix: of the metrics' names.
+
+    Attributes:
+        means: name → (N,) float64 after a run, NaN where it is not defined.
+        ranked: name → (2, N) float64, truth and score.
+        rows: (N,) of the items in the store; of a pair, of its first image.
     """
 
     def __init__(self, task: PretextTask, prefix: str = "val_") -> None:
@@ -46,7 +55,7 @@ class TaskScores:
         """Forgets what was seen."""
         self._means: dict[str, list[np.ndarray]] = {}
         self._ranked: dict[str, list[np.ndarray]] = {}
-        self.rows: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []
 
     def step(self, engine: Engine) -> None:
         """Keeps a batch."""
@@ -57,25 +66,18 @@ class TaskScores:
         for name, pair in measures.ranked.items():
             self._ranked.setdefault(name, []).append(np.stack([_array(values) for values in pair]))
         rows = _array(engine.state.batch["index"]).astype(np.int64)
-        self.rows.append(rows[: len(rows) // self.task.images])
+        self._rows.append(rows[: len(rows) // self.task.images])
 
     def finish(self, engine: Engine) -> None:
-        """Puts the figures among the engine's metrics."""
+        """Joins the batches, and puts the figures among the engine's metrics."""
+        self.means = {name: joined(engine, np.concatenate(parts)) for name, parts in self._means.items()}
+        self.ranked = {name: joined(engine, np.concatenate(parts, axis=1).T).T for name, parts in self._ranked.items()}
+        self.rows = joined(engine, np.concatenate(self._rows))
         for name, values in self.means.items():
             known = values[~np.isnan(values)]
             engine.state.metrics[self.prefix + name] = float(known.mean()) if len(known) else float("nan")
         for name, (truth, score) in self.ranked.items():
             engine.state.metrics[self.prefix + name] = float(auroc(truth, score))
-
-    @property
-    def means(self) -> dict[str, np.ndarray]:
-        """Name → (N,) float64, NaN where it is not defined."""
-        return {name: np.concatenate(parts) for name, parts in self._means.items()}
-
-    @property
-    def ranked(self) -> dict[str, np.ndarray]:
-        """Name → (2, N) float64, truth and score."""
-        return {name: np.concatenate(parts, axis=1) for name, parts in self._ranked.items()}
 
 
 class PictureGrid:
@@ -126,6 +128,8 @@ def task_figures(
 ) -> dict[str, Any]:
     """A network's figures at its own task on a split, with 95 % bootstrap intervals by patient.
 
+    The items are shared out to the ranks, all of which must call it; rank 0 has the figures of all.
+
     Args:
         network: of a checkpoint, see `networks.load_pretext`.
         data_file: a store.
@@ -143,27 +147,29 @@ def task_figures(
         image.
     """
     task = remake_task(network.settings["task"])
-    scores = TaskScores(task)
+    images_per_step = batch_size * task.images * distributed.world_size()
     collected: list[TaskScores] = []
     for part in ("val", "test") if split == "all" else (split,):
         try:
             dataset = task.dataset(str(data_file), part)
         except CxrError as error:
-            print(f"note: the network is not judged at its own task: {error}")
+            distributed.note(f"the network is not judged at its own task: {error}")
             return {"task": task.name, "refused": str(error)}
         scores = TaskScores(task)
         SupervisedEvaluator(
             device=torch.device(device),
-            val_data_loader=store_loader(dataset, batch_size, shard=False),
+            val_data_loader=store_loader(dataset, batch_size),
             network=network,
             prepare_batch=PrepareBatch(transform),
-            val_handlers=[scores, ProgressBar(batch_size * task.images, label=f"{task.name} {part}")],
+            val_handlers=[scores, ProgressBar(images_per_step, label=f"{task.name} {part}")],
             amp=amp,
             amp_kwargs=amp_options(),
             decollate=False,
         ).run()
         collected.append(scores)
-    patients = dataset.store.column("patient_id")[np.concatenate([rows for each in collected for rows in each.rows])]
+    if distributed.rank() != 0:
+        return {}
+    patients = dataset.store.column("patient_id")[np.concatenate([each.rows for each in collected])]
     draws = {"groups": patients, "resamples": resamples, "seed": seed}
     figures = {}
     for name in collected[0].means:

@@ -78,8 +78,13 @@ class PretextTask:
         """
         return StoreDataset(data_file, split, device=device)
 
-    def step(self) -> MapTransform:
-        """What is done to a batch in 0–1 to make the question and, from that alone, the answer."""
+    def step(self, seed: int | None = None) -> MapTransform:
+        """What is done to a batch in 0–1 to make the question and, from that alone, the answer.
+
+        Args:
+            seed: where given, what is drawn for an image is a function of it and the image alone, as an evaluation
+                wants it.
+        """
         return Identityd("image")
 
     def loss(self, answers: torch.Tensor, label: Label) -> torch.Tensor:
@@ -124,9 +129,9 @@ class RotationShift(PretextTask):
         super().__init__(shift=shift)
         self.shift = shift
 
-    def step(self) -> MapTransform:
+    def step(self, seed: int | None = None) -> MapTransform:
         """Turns and shifts."""
-        return BatchRandRotateShiftd("image", self.shift)
+        return BatchRandRotateShiftd("image", self.shift, seed)
 
     def loss(self, answers: torch.Tensor, label: Label) -> torch.Tensor:
         """Mean of the three cross-entropies."""
@@ -222,7 +227,7 @@ class Reconstruction(PretextTask):
             raise CxrError(f"{data_file}: has {len(made.class_names)} findings, and the network {self.classes}")
         return made
 
-    def step(self) -> MapTransform:
+    def step(self, seed: int | None = None) -> MapTransform:
         """Keeps the picture."""
         return BatchPictured("image")
 
@@ -265,7 +270,7 @@ class Masked(PretextTask):
         """The images with a hash of their ids."""
         return KeyedDataset(data_file, split, device)
 
-    def step(self) -> MapTransform:
+    def step(self, seed: int | None = None) -> MapTransform:
         """Hides patches; where no epoch is set, as in a validation, dynamic masks are those of the first."""
         return BatchMaskd("image", **self._options)
 

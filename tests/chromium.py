@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -36,7 +37,11 @@ class Chromium:
             os.dup2(104, 4)
 
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
-        options += ["--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
+        options += [
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={profile}",
+        ]
         self._process = subprocess.Popen(
             [find(), *options, "about:blank"],
             preexec_fn=connect,
@@ -62,11 +67,11 @@ class Chromium:
         os.close(self._to)
         os.close(self._from)
 
-    def open(self, path: Path, width: int = 1200, height: int = 900) -> None:
-        """Loads a file and waits until all of it is there."""
+    def open(self, page: Path | str, width: int = 1200, height: int = 900) -> None:
+        """Loads a file, or an address of this machine, and waits until all of it is there."""
         self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self._events.clear()
-        self("Page.navigate", url=path.resolve().as_uri())
+        self("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._events.append(self._message())
 
@@ -75,6 +80,13 @@ class Chromium:
         answer = self("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait_for(self, expression: str, seconds: float = 300) -> bool:
+        """Whether a JavaScript expression becomes true in time."""
+        until = time.monotonic() + seconds
+        while not (found := self.ask(f"Boolean({expression})")) and time.monotonic() < until:
+            time.sleep(0.2)
+        return found
 
     def screenshot(self) -> bytes:
         """The whole page as PNG."""
