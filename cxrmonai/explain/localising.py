@@ -125,6 +125,11 @@ def chosen_classes(network: Classifier, classes: str | Sequence[str] | None) -> 
     return match_classes(names, network.class_names) if names else list(range(len(network.class_names)))
 
 
+def usual_method(network: Classifier) -> str:
+    """What suits a classifier: `pcam` where that is its pooling, whose gradients tell little, else `gradcam`."""
+    return "pcam" if network.pcam else "gradcam"
+
+
 def write_heatmaps(
     evaluator: SupervisedEvaluator,
     path: str | os.PathLike[str],

@@ -41,7 +41,7 @@ def test_every_bundle_is_tracked_by_mlflow_in_its_output_folder_alone(extras, sm
     for bundle, seen in found.items():
         assert set(seen["status"]) == {"FINISHED"}, bundle
         assert {"max_epochs", "epoch_length"} <= set(seen["params"]), bundle
-        assert seen["metrics"]["train_loss"] > 0, bundle
+        assert "train_loss" in seen["metrics"], bundle
         assert any(name.startswith("val_") for name in seen["metrics"]), bundle
         assert len(seen["configs"]) == 1, bundle
         assert seen["strays"] == [], bundle

@@ -9,7 +9,7 @@ from monai.bundle import create_workflow
 
 from cxrmonai.data.store import Store
 from cxrmonai.explain.heatmaps import Heatmaps
-from cxrmonai.explain.localising import AttributionInferer
+from cxrmonai.explain.localising import AttributionInferer, usual_method
 from cxrmonai.networks import Classifier, encoder
 from cxrmonai.transforms import PreprocessBatchd, Preprocessing
 
@@ -38,6 +38,11 @@ def test_what_is_not_seen_has_no_map(network):
     torch.testing.assert_close(placed.maps[..., 8:56, 8:56], whole.maps)
     assert placed.maps.sum() == whole.maps.sum() > 0
     torch.testing.assert_close(placed.logits, whole.logits)
+
+
+def test_the_method_follows_the_pooling(network):
+    assert usual_method(network) == "gradcam"
+    assert usual_method(Classifier("Mass", "resnet10t", pooling="PCAM")) == "pcam"
 
 
 def test_the_bundle_feeds_a_classifier_its_own_input(network, small_phantom, tmp_path):
