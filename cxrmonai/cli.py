@@ -526,13 +526,14 @@ def chexseg(
     image_size: int = 128,
     seeds: int = 3,
     expert_masks: int = 10,
-    subset: int | None = 100,
-    encoder: str = "resnet18",
-    classifier_epochs: int = 15,
+    subset: int | None = None,
+    encoder: str = "test_resnet",
+    classifier_epochs: int = 32,
     irnet_epochs: int = 3,
-    segmenter_epochs: int = 15,
+    segmenter_epochs: int = 6,
+    epoch_images: int = 400,
     strong_weight: float = 0.9,
-    batch_size: int = 16,
+    batch_size: int = 8,
     learning_rate: float = 0.001,
     device: str | None = None,
     bundles: str = "bundles",
@@ -554,6 +555,7 @@ def chexseg(
         classifier_epochs: of the classifier.
         irnet_epochs: of IRNet.
         segmenter_epochs: of each DeepLabV3+.
+        epoch_images: images that an epoch of each DeepLabV3+ draws.
         strong_weight: probability that `semi` draws from the drawn masks.
         batch_size: of all networks.
         learning_rate: of the segmenters.
@@ -571,6 +573,7 @@ def chexseg(
         classifier_epochs=classifier_epochs,
         irnet_epochs=irnet_epochs,
         segmenter_epochs=segmenter_epochs,
+        epoch_images=epoch_images,
         strong_weight=strong_weight,
         batch_size=batch_size,
         learning_rate=learning_rate,

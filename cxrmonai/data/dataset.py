@@ -163,10 +163,13 @@ class EpochSampler(Sampler[int]):
         even: leave out up to R − 1 rows so that every rank has as many.
         weights: (length,) above or equal 0; where given, an epoch draws `length` rows with replacement, each in
             proportion to its weight.
+        draws: rows of an epoch in place of `length`: as many whole shuffled orders as it takes, the last cut short, or
+            so many draws by weight.
         block: how many rows that follow each other go to one rank together.
 
     Raises:
-        CxrError: there are fewer rows than ranks, or weights without `shuffle`, or of another length, or all 0.
+        CxrError: there are fewer rows than ranks; weights without `shuffle`, or of another length, or all 0; or draws
+            without `shuffle`, or fewer than one for each rank.
     """
 
     def __init__(
@@ -177,9 +180,11 @@ class EpochSampler(Sampler[int]):
         shard: bool = True,
         even: bool = True,
         weights: Sequence[float] | np.ndarray | None = None,
+        draws: int | None = None,
         block: int = 1,
     ) -> None:
         self.length, self.shuffle, self.seed, self.block = length, shuffle, seed, block
+        self.draws = length if draws is None else draws
         self.weights = None if weights is None else torch.as_tensor(np.asarray(weights, np.float64))
         if self.weights is not None and (not shuffle or len(self.weights) != length or not self.weights.sum() > 0):
             raise CxrError(f"{len(self.weights)} weights for {length} rows; give one above 0 for each, and shuffle")
@@ -189,6 +194,8 @@ class EpochSampler(Sampler[int]):
         self.epoch = 0
         if length < self.ranks:
             raise CxrError(f"{length} images cannot be shared among {self.ranks} ranks; use fewer")
+        if self.draws != length and (not shuffle or self.draws < self.ranks):
+            raise CxrError(f"{self.draws} draws an epoch: at least one for each of {self.ranks} ranks, and shuffled")
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose order comes next."""
@@ -200,19 +207,20 @@ class EpochSampler(Sampler[int]):
         else:
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
             if self.weights is None:
-                order = torch.randperm(self.length, generator=generator)
+                turns = -(-self.draws // self.length)
+                order = torch.cat([torch.randperm(self.length, generator=generator) for _ in range(turns)])
             else:  # torch.multinomial takes 2**24 rows at most
                 order = torch.searchsorted(
                     self.weights.cumsum(0),
-                    torch.rand(self.length, generator=generator, dtype=torch.float64) * self.weights.sum(),
+                    torch.rand(self.draws, generator=generator, dtype=torch.float64) * self.weights.sum(),
                     right=True,
                 ).clamp_(max=self.length - 1)
-        end = self.length - self.length % self.ranks if self.even else self.length
+        end = self.draws - self.draws % self.ranks if self.even else self.draws
         return order[:end][self.places()]
 
     def places(self, rank: int | None = None) -> np.ndarray:
         """(n,) places in the epoch's order that go to a rank, this one by default; of those that all ranks have."""
-        end = self.length - self.length % self.ranks if self.even else self.length
+        end = self.draws - self.draws % self.ranks if self.even else self.draws
         rank = self.rank if rank is None else rank
         return np.flatnonzero(np.arange(end) // self.block % self.ranks == rank)
 
@@ -256,6 +264,7 @@ def store_loader(
     shard: bool = True,
     start_method: str | None = None,
     weights: Sequence[float] | np.ndarray | None = None,
+    draws: int | None = None,
 ) -> DataLoader:
     """A loader that fetches whole batches.
 
@@ -273,6 +282,7 @@ def store_loader(
             `drop_last`), else in whole batches, or in smaller blocks where there are too few for all ranks.
         start_method: of the workers: fork, spawn or forkserver.
         weights: how often each row is drawn, see `EpochSampler`.
+        draws: rows of an epoch, see `EpochSampler`.
 
     Returns:
         The loader; its `sampler` is an `EpochSampler`.
@@ -285,7 +295,9 @@ def store_loader(
     block = 1
     if shard and not shuffle and not drop_last:
         block = max(1, min(batch_size, len(dataset) // distributed.world_size()))
-    sampler = EpochSampler(len(dataset), shuffle, seed, shard, even=drop_last, weights=weights, block=block)
+    sampler = EpochSampler(
+        len(dataset), shuffle, seed, shard, even=drop_last, weights=weights, draws=draws, block=block
+    )
     return DataLoader(
         dataset,
         batch_size=batch_size,

@@ -29,7 +29,7 @@ class FeatureEncoder(fx.GraphModule):
     Args:
         encoder: of `encoders.encoder` or `load_encoder`, convolutional, for images of any size.
         output_stride: 32 as built; or 16: the last stage keeps the resolution and its convolutions are dilated instead
-            (Chen et al., DeepLab, 2017).
+            (Chen et al., DeepLab, 2017), unless the encoder ends at a sixteenth anyway.
         every: whether it gives its maps at all sizes, the largest first, and not those two alone.
 
     Attributes:
@@ -45,9 +45,12 @@ class FeatureEncoder(fx.GraphModule):
         if output_stride not in STRIDES:
             raise CxrError(f"output_stride {output_stride}: known are {', '.join(map(str, STRIDES))}")
         modules = _stages(encoder, name)
-        if output_stride == SIXTEENTH:
+        last = max(modules)
+        if output_stride > last:
+            raise CxrError(f"encoder '{name}' ends at a sixteenth of the image; give --output_stride {SIXTEENTH}")
+        if output_stride < last:
             _dilate(encoder, modules[SIXTEENTH])
-        paths = [modules[size] for size in sorted(modules)] if every else [modules[QUARTER], modules[LAST]]
+        paths = [modules[size] for size in sorted(modules)] if every else [modules[QUARTER], modules[last]]
         super().__init__(encoder, _graph(encoder, name, paths))
         self._adopt(encoder, [key for key, _ in encoder.named_parameters() if key not in dict(self.named_parameters())])
         self.channels = self._tried(name, output_stride)
@@ -81,15 +84,16 @@ class FeatureEncoder(fx.GraphModule):
 
 
 def _stages(encoder: nn.Module, name: str) -> dict[int, str]:
-    """Paths of the modules that give the maps at a quarter, a sixteenth and a thirty-second of the input's size."""
+    """Paths of the modules that give the maps of each part of the input's size, to a sixteenth or a thirty-second."""
     info = getattr(encoder, "feature_info", None)
     rows = getattr(info, "info", info) or []
     found = {row["reduction"]: row["module"] for row in rows if row.get("module")}
-    if encoder.description.image_size or not {QUARTER, SIXTEENTH, LAST} <= found.keys():
+    build = encoder.description
+    if build.image_size or build.output_stride or not {QUARTER, SIXTEENTH} <= found.keys() or max(found) > LAST:
         depth = encoder.description.depth
         short = f" of {depth} stages (train it with --depth 0 to keep all)" if depth else ""
         raise CxrError(
-            f"encoder '{name}'{short} gives no maps from a quarter to a thirty-second of the image; give a "
+            f"encoder '{name}'{short} gives no maps from a quarter to a sixteenth of the image; give a "
             "convolutional one, such as resnet18, densenet121 or efficientnet_b0"
         )
     return found

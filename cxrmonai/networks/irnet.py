@@ -23,6 +23,7 @@ from cxrmonai.networks.checkpoints import (
 )
 from cxrmonai.networks.encoders import encoder as make_encoder
 from cxrmonai.networks.feature_maps import LAST, SIXTEENTH, FeatureEncoder
+from cxrmonai.networks.start import with_stride
 from cxrmonai.transforms.preprocessing import Preprocessing
 
 SETTINGS = ("class_names", "image_size", "displacement", "output_stride", "asked")
@@ -173,7 +174,7 @@ def make_irnet(
     for key, asked, there in pairs if encoder != "auto" else ():
         if asked != there:
             raise CxrError(f"{pretrained}: holds an encoder of {key} {there}, the config asks for {asked}")
-    return IRNet(class_names, found, **options)
+    return IRNet(class_names, with_stride(found, 0), **options)
 
 
 def load_irnet(path: str | os.PathLike[str]) -> IRNet:

@@ -106,9 +106,17 @@ def starting_encoder(
     if build.image_size not in (0, image_size):
         raise CxrError(f"{path}: is built for {build.image_size} pixels; give --image_size {build.image_size}")
     preprocessing = input_of(network, image_size)
-    if build.output_stride != output_stride:
-        weights = network.state_dict()
-        network = make_encoder(**replace(build, output_stride=output_stride).as_dict())
-        network.load_state_dict(weights)
+    network = with_stride(network, output_stride)
     network.preprocessing = preprocessing
     return network
+
+
+def with_stride(network: nn.Module, output_stride: int) -> nn.Module:
+    """An encoder with the same weights at another `output_stride`, see `networks.encoder`."""
+    build = network.description
+    if build.output_stride == output_stride:
+        return network
+    made = make_encoder(**replace(build, output_stride=output_stride).as_dict())
+    made.load_state_dict(network.state_dict())
+    made.preprocessing = network.preprocessing
+    return made

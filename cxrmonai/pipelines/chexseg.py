@@ -28,6 +28,12 @@ MODELS = {
     "full": "DeepLabV3+ on the drawn masks",
     "semi": "DeepLabV3+ on the drawn masks and those of IRNet",
 }
+COUNTS = (
+    "seeds", "expert_masks", "classifier_epochs", "irnet_epochs", "segmenter_epochs", "epoch_images", "batch_size",
+)  # fmt: skip
+PATIENTS = 1500
+LOCALIZING = {"output_stride": 4, "depth": 3, "pooling": "PCAM", "head_start": "frequency", "flip": 0.5}
+WALK = {"walk_radius": 3, "walk_beta": 5, "walk_doublings": 2}  # longer walks flood the image past weak edges
 MEASURES = {"dice": "Dice", "miou": "mIoU", "miou_positive": "mIoU, mask there", "miou_pooled": "IoU, pooled"}
 
 
@@ -39,11 +45,12 @@ class ChexsegSettings:
         image_size: edge of the networks' input in pixels, a multiple of 32.
         seeds: how many times the segmenters are trained, each with another draw of drawn masks.
         expert_masks: drawn masks of each finding that `full` and `semi` see.
-        subset: images with pseudo-masks; `None` for all training images.
+        subset: images with pseudo-masks, drawn among those with a finding; `None` for all training images.
         encoder: a timm name.
         classifier_epochs: of the classifier.
         irnet_epochs: of IRNet.
         segmenter_epochs: of each DeepLabV3+.
+        epoch_images: images that an epoch of each DeepLabV3+ draws, so that all of them make as many updates.
         strong_weight: probability that `semi` draws from the drawn masks.
         batch_size: of all networks.
         learning_rate: of the segmenters.
@@ -53,20 +60,21 @@ class ChexsegSettings:
     image_size: int = 128
     seeds: int = 3
     expert_masks: int = 10
-    subset: int | None = 100
-    encoder: str = "resnet18"
-    classifier_epochs: int = 15
+    subset: int | None = None
+    encoder: str = "test_resnet"
+    classifier_epochs: int = 32
     irnet_epochs: int = 3
-    segmenter_epochs: int = 15
+    segmenter_epochs: int = 6
+    epoch_images: int = 400
     strong_weight: float = 0.9
-    batch_size: int = 16
+    batch_size: int = 8
     learning_rate: float = 0.001
     device: str | None = None
 
     def __post_init__(self) -> None:
         if self.image_size < 32 or self.image_size % 32:
             raise CxrError(f"image_size {self.image_size}: must be a multiple of 32")
-        for name in ("seeds", "expert_masks", "classifier_epochs", "irnet_epochs", "segmenter_epochs", "batch_size"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise CxrError(f"{name} {getattr(self, name)}: must be at least 1")
 
@@ -87,7 +95,7 @@ def run_chexseg(
 
     Args:
         work_dir: gets everything: `results.json`, `results.csv`, `report.html` and a folder for each step.
-        data_file: a store with findings and masks; without one a phantom of 300 patients is made.
+        data_file: a store with findings and masks; without one a phantom of 1,500 patients is made.
         classes: findings that have masks, `A,B`; all of those by default.
         classifier: weights to begin with; without them one is trained.
         settings: of the pipeline.
@@ -106,7 +114,7 @@ def run_chexseg(
         data_file = work / "phantom.h5"
         if not data_file.exists():
             print(f"note: no --data_file given: making the synthetic phantom {data_file}")
-            write_phantom(data_file, patients=300, size=settings.image_size)
+            write_phantom(data_file, patients=PATIENTS, size=settings.image_size)
     names = _findings(data_file, classes, classifier)
     plan = _Plan(work, bundles, Path(data_file), names, classifier, settings)
     steps = plan.steps()
@@ -179,7 +187,7 @@ class _Plan:
         return self._step(
             "classifier", "supervised", "train", folder,
             ckpt_dir=folder / "models", classes=",".join(self.names), encoder=s.encoder, image_size=s.image_size,
-            batch_size=s.batch_size, max_epochs=s.classifier_epochs, outputs=[folder / "models/model.pt"],
+            max_epochs=s.classifier_epochs, **LOCALIZING, outputs=[folder / "models/model.pt"],
         )  # fmt: skip
 
     def _irnet(self) -> Step:
@@ -187,6 +195,7 @@ class _Plan:
         return self._step(
             "irnet", "irnet", "train", folder,
             ckpt_dir=folder / "models", classifier=self.classifier, classes=",".join(self.names),
+            attribution=self._attribution(), **WALK,
             image_size=s.image_size, batch_size=s.batch_size, max_epochs=s.irnet_epochs, check_every=0,
             inputs=[self.classifier], outputs=[folder / "models/model.pt", folder / "models/classifier.pt"],
         )  # fmt: skip
@@ -200,16 +209,16 @@ class _Plan:
         subset = {} if self.settings.subset is None else {"subset": self.settings.subset}
         return self._step(
             f"pseudo-masks {method}", "irnet", "propagate", folder,
-            ckpt_path=folder / "models/model.pt", method=method, pseudo_masks=self.pseudo(method), **subset,
-            inputs=[folder / "models/model.pt"], outputs=[self.pseudo(method)],
+            ckpt_path=folder / "models/model.pt", method=method, pseudo_masks=self.pseudo(method),
+            threshold="tuned", **subset, inputs=[folder / "models/model.pt"], outputs=[self.pseudo(method)],
         )  # fmt: skip
 
     def _alone(self) -> Step:
         folder = self.folder("irnet")
         return self._step(
             "pseudo-masks of test patients", "irnet", "evaluate", folder / "alone",
-            ckpt_path=folder / "models/model.pt", resamples=200, inputs=[folder / "models/model.pt"],
-            outputs=[folder / "alone/eval/metrics.json"],
+            ckpt_path=folder / "models/model.pt", resamples=200, threshold="tuned", cam_threshold="tuned",
+            inputs=[folder / "models/model.pt"], outputs=[folder / "alone/eval/metrics.json"],
         )  # fmt: skip
 
     def _model(self, name: str, seed: int) -> list[Step]:
@@ -227,7 +236,7 @@ class _Plan:
             f"{name}, seed {seed}", "deeplabv3plus", "train", folder,
             ckpt_dir=folder / "models", seed=seed, classes=",".join(self.names), encoder=self._encoder(),
             image_size=s.image_size, batch_size=s.batch_size, max_epochs=s.segmenter_epochs,
-            learning_rate=s.learning_rate, pretrained=self.classifier, **options,
+            epoch_images=s.epoch_images, learning_rate=s.learning_rate, pretrained=self.classifier, **options,
             inputs=inputs, outputs=[folder / "models/model.pt"],
         )  # fmt: skip
         weights = folder / "models/model.pt"
@@ -236,6 +245,11 @@ class _Plan:
             ckpt_path=weights, resamples=200, inputs=[weights], outputs=[folder / "eval/metrics.json"],
         )  # fmt: skip
         return [train, test]
+
+    def _attribution(self) -> str:
+        """The map of the classifier's own pooling where that has one."""
+        pooling = load_classifier(self.given).pooling if self.given else LOCALIZING["pooling"]
+        return "pcam" if pooling == "PCAM" else "gradcam"
 
     def _encoder(self) -> str:
         if self.given:

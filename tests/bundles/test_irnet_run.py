@@ -162,6 +162,7 @@ def test_the_pipeline_makes_a_table_and_leaves_out_what_is_unchanged(small_phant
         encoder="resnet10t",
         irnet_epochs=1,
         segmenter_epochs=1,
+        epoch_images=8,
         device="cpu",
     )
     names = "Consolidation,Nodule"

@@ -279,6 +279,24 @@ def test_weights_that_will_not_do(weights, shuffle):
         EpochSampler(3, shuffle, weights=weights)
 
 
+@pytest.mark.parametrize("weights", [None, [1.0, 0.0, 1.0]])
+def test_an_epoch_may_draw_more_or_fewer_rows_than_there_are(weights):
+    for draws in (2, 8):
+        sampler = EpochSampler(3, True, 5, weights=weights, draws=draws)
+        drawn = list(sampler)
+        assert len(drawn) == len(sampler) == draws
+        if weights is None:  # whole orders one after another
+            assert max(np.bincount(drawn, minlength=3)) - min(np.bincount(drawn, minlength=3)) <= 1
+        else:
+            assert 1 not in drawn
+        sampler.set_epoch(1)
+        assert list(sampler) != drawn or draws == 2
+    with pytest.raises(CxrError, match="8 draws an epoch"):
+        EpochSampler(3, False, draws=8)
+    with pytest.raises(CxrError, match="0 draws an epoch"):
+        EpochSampler(3, True, draws=0)
+
+
 @pytest.fixture(scope="module")
 def masked_store(tmp_path_factory):
     """Seven images of which three have masks of some of three names, in an order of their own."""

@@ -12,6 +12,7 @@ from torch import nn
 from cxrmonai.errors import CxrError
 from cxrmonai.networks import Classifier, Segmenter, encoder, load_encoder, load_segmenter, make_segmenter
 from cxrmonai.networks.feature_maps import FeatureEncoder
+from cxrmonai.networks.irnet import make_irnet
 
 SMALL = {"image_size": 64, "atrous_rates": (1, 2, 3), "decoder_channels": 16}
 IMAGES = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -85,6 +86,26 @@ def test_last_maps_have_the_stride_asked_for(name, stride):
 def test_what_cannot_be_built_is_refused(options, match):
     with pytest.raises(CxrError, match=match):
         small(**options)
+
+
+def test_a_classifier_of_three_stages_and_fine_maps_gives_segmenter_and_irnet_their_start(tmp_path):
+    """Its encoder ends at a sixteenth of the image by itself, once its strides are back."""
+    fine = encoder("test_resnet", output_stride=4, depth=3)
+    classifier = Classifier("a,b", fine, image_size=64, pooling="PCAM")
+    torch.save(classifier.state_dict(), tmp_path / "model.pt")
+    network = make_segmenter("lungs", "test_resnet", tmp_path / "model.pt", **SMALL).eval()
+    assert [each.shape[-1] for each in network.encoder(IMAGES)] == [16, 4]
+    irnet = make_irnet("a", "auto", tmp_path / "model.pt", image_size=64)
+    assert irnet(IMAGES).shape == (2, 1, 16, 16)
+    for made in (network, irnet):
+        assert made.encoder.description.output_stride == 0
+        loaded = made.encoder.state_dict()
+        for key, value in classifier.encoder.state_dict().items():
+            torch.testing.assert_close(loaded[key], value)
+    torch.save(network.state_dict(), tmp_path / "segmenter.pt")
+    assert load_segmenter(tmp_path / "segmenter.pt").encoder.channels == network.encoder.channels
+    with pytest.raises(CxrError, match="ends at a sixteenth"):
+        FeatureEncoder(encoder("test_resnet", depth=3), 32)
 
 
 def test_encoder_weights_of_a_classifier_come_whole(tmp_path):
