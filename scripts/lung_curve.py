@@ -1,7 +1,7 @@
 """How good lungs are segmented from few masks, from scratch and from a pretrained encoder: a table and a plot.
 
 For each number of masks, each seed and each start the bundle deeplabv3plus is trained with the same number of updates;
-a seed draws the masks, the initial weights, and the third of the patients that is tested on. Runs that were done before
+a seed draws the masks, the initial weights, and the fifth of the patients that is tested on. Runs that were done before
 are not done again.
 
     python scripts/lung_curve.py --data_file lungs.h5 --pretrained bundles/simclr/models/model.pt --work_dir runs/curve
@@ -19,7 +19,7 @@ from cxrmonai.pipelines.cross_validation import run_fold
 from cxrmonai.report.figures import blank_figure
 
 CONFIGS = Path(__file__).resolve().parents[1] / "bundles/deeplabv3plus/configs"
-UPDATES, BATCH, FOLDS = 40, 10, 3
+UPDATES, BATCH, FOLDS = 40, 10, 5
 STARTS = {"scratch": "#D55E00", "pretrained": "#0072B2"}
 
 
@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("--data_file", required=True, help="store with masks named lungs")
     parser.add_argument("--pretrained", required=True, help="weights of a ResNet-18 for one channel")
     parser.add_argument("--work_dir", required=True, type=Path)
-    parser.add_argument("--masks", type=int, nargs="+", default=[2, 5, 10])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--masks", type=int, nargs="+", default=[2, 5, 10, 20])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--figure", type=Path, help="PNG to draw; curve.png in the folder by default")
     given = parser.parse_args()
