@@ -75,11 +75,14 @@ class SegmentationDataset(StoreDataset):
             known = _expert_masks(store, names, rows, expert_masks, seed)
             kept = known.any(axis=1) | (not need_masks)
             if not kept.any():
-                raise CxrError(f"{path}: no image of the split {split} has a mask of {', '.join(names)}")
+                raise CxrError(
+                    f"{path}: no image of the split {split} has a mask of {', '.join(names)}; "
+                    "name other classes, or a split whose images have masks of them"
+                )
             expert, known = rows[kept], known[kept]
         self._pseudo, pseudo = None, np.zeros(0, np.int64)
         if supervision != "full":
-            self._pseudo, pseudo = _pseudo_rows(store, names, rows, pseudo_masks)
+            self._pseudo, pseudo = _pseudo_rows(store, names, rows, pseudo_masks, split)
         super().__init__(path, rows=np.concatenate([expert, pseudo]))
         self.mask_names = names
         self.from_expert = np.arange(len(self.rows)) < len(expert)
@@ -194,7 +197,7 @@ def _expert_masks(store: Store, names: list[str], rows: np.ndarray, number: int 
 
 
 def _pseudo_rows(
-    store: Store, names: list[str], rows: np.ndarray, path: str | os.PathLike[str] | None
+    store: Store, names: list[str], rows: np.ndarray, path: str | os.PathLike[str] | None, split: str
 ) -> tuple[tuple[MaskStore, list[int]], np.ndarray]:
     """The mask store with the places of the classes in it, and the rows that it has."""
     if path is None:
@@ -210,7 +213,10 @@ def _pseudo_rows(
         )
     kept = rows[masks.places_of(rows) >= 0]
     if not len(kept):
-        raise CxrError(f"{path}: holds no pseudo-mask of an image to learn from; make them for the training images")
+        raise CxrError(
+            f"{path}: holds no pseudo-mask of an image of the split {split}; "
+            "make it anew with bundles/irnet/configs/propagate.json --images_of all"
+        )
     masks.check_ids(kept, store.column("image_id")[kept])
     return (masks, order), kept
 

@@ -150,7 +150,10 @@ def test_strong_weights_at_the_ends(store, pseudo):
         ({"classes": "Mass", "supervision": "strong"}, "known are full, weak, semi"),
         ({"classes": "Mass", "supervision": "weak"}, "pseudo_masks is missing"),
         ({"classes": "Mass", "expert_masks": 0}, "at least 1"),
-        ({"classes": "Mass", "split": "val"}, "no image of the split val has a mask of Mass"),
+        (
+            {"classes": "Mass", "split": "val"},
+            "no image of the split val has a mask of Mass; name other classes, or a split",
+        ),
         ({"classes": "Mass", "split": "test"}, "no image is in the split test"),
     ],
 )
@@ -160,16 +163,17 @@ def test_what_cannot_be_learned_from_is_refused(store, options, match):
 
 
 def test_pseudo_masks_of_other_images_are_refused(store, tmp_path):
-    def fails(match, ids=("i0", "i1"), size=SIZE, rows=(0, 1), classes="Mass"):
+    def fails(match, rows=(0, 1), ids=("i0", "i1"), size=SIZE, classes="Mass", split="train"):
         path = tmp_path / "other.h5"
         with MaskStoreWriter(path, ["Mass"], size) as writer:
             writer.add(rows, ids, np.zeros((2, 1, size, size), np.uint8))
         with pytest.raises(CxrError, match=match):
-            SegmentationDataset(store, classes, supervision="weak", pseudo_masks=path)
+            SegmentationDataset(store, classes, split, supervision="weak", pseudo_masks=path)
 
     fails("another store", ids=("i0", "x"))
     fails("do not fit a store of 16", size=8)
-    fails("no pseudo-mask of an image to learn from", rows=(38, 39), ids=("i38", "i39"))
+    fails("no pseudo-mask of an image of the split train; make it anew .* --images_of all", (38, 39), ("i38", "i39"))
+    fails("no pseudo-mask of an image of the split val; make it anew", (0, 1), ("i0", "i1"), split="val")
     fails("no class 'Edema'; there are Mass", classes="Mass,Edema")
 
 
