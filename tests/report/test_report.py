@@ -171,6 +171,8 @@ def test_table_cells():
     report.table(["name", "value"], [])
     document = report.html()
     Reader(document)
+    assert document.count('<div class="scroll" tabindex="0">\n<table>') == document.count("<table>") == 3
+    assert ".scroll { overflow-x: auto;" in document  # a table wider than the sheet is scrolled, not cut off
     shown = re.findall(r'<td class="number">(.*?)</td>', document)
     interval = '0.500 <span class="interval">[0.400, 0.600]</span>'
     assert shown == ["0.250", "7", DASH, DASH, "1e-05", interval, DASH, "0.500"]
