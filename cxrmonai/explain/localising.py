@@ -30,8 +30,6 @@ from cxrmonai.explain.attribution import Attribution, attribute_with_logits, che
 from cxrmonai.explain.heatmaps import Heatmaps, HeatmapWriter
 from cxrmonai.networks import Classifier
 
-TRAIN = "train one with `python -m monai.bundle run --config_file bundles/supervised/configs/train.json`"
-
 
 class AttributionInferer(Inferer):
     """Gives maps and logits in place of logits alone.
@@ -67,17 +65,6 @@ class AttributionInferer(Inferer):
         before = round((self.size - self.seen) / 2)
         after = self.size - self.seen - before
         return Attribution(F.pad(maps, (before, after, before, after)), logits)
-
-
-def need_classifier(path: str | os.PathLike[str]) -> str:
-    """Returns the path of a classifier's weights.
-
-    Raises:
-        CxrError: there is no such file.
-    """
-    if not Path(path).is_file():
-        raise CxrError(f"{path}: no such file; name a classifier with --ckpt_path, or {TRAIN}")
-    return str(path)
 
 
 def input_store(

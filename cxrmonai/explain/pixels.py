@@ -15,8 +15,7 @@ from torch import nn
 
 from cxrmonai.data.dataset import StoreDataset, store_loader
 from cxrmonai.data.store import open_store
-from cxrmonai.explain.localising import need_classifier
-from cxrmonai.networks import Classifier, input_of, load_classifier
+from cxrmonai.networks import Classifier, input_of, load_classifier, need_classifier
 from cxrmonai.transforms import BatchEqualizeHistogramd, BatchScaleIntensityd, PreprocessBatchd, Preprocessing
 
 Transform = Callable[[Mapping[Any, Any]], Mapping[Any, Any]]

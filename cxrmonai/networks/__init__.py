@@ -10,7 +10,14 @@ from cxrmonai.networks.checkpoints import (
     trained_size,
     untrained_twin,
 )
-from cxrmonai.networks.classifier import Classifier, classifier_like, encoder_stages, load_classifier, parameter_groups
+from cxrmonai.networks.classifier import (
+    Classifier,
+    classifier_like,
+    encoder_stages,
+    load_classifier,
+    need_classifier,
+    parameter_groups,
+)
 from cxrmonai.networks.contrastive import ContrastiveNetwork
 from cxrmonai.networks.encoders import EncoderDescription, encoder
 from cxrmonai.networks.irnet import IRNet, branch_groups, irnet_like, load_irnet, make_irnet
@@ -51,6 +58,7 @@ __all__ = [
     "make_irnet",
     "make_memories",
     "make_segmenter",
+    "need_classifier",
     "parameter_groups",
     "preprocessing",
     "pretext_like",

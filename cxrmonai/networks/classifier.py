@@ -369,6 +369,23 @@ def _tried(encoder: nn.Module, image_size: int, call: Any) -> Any:
         encoder.train(was_training)
 
 
+def need_classifier(path: str | os.PathLike[str], key: str = "ckpt_path", bundle: str = "supervised") -> str:
+    """Returns the path of a classifier's weights, or says how to come by them.
+
+    Args:
+        path: of the weights.
+        key: of the config that names them.
+        bundle: whose training makes them.
+
+    Raises:
+        CxrError: there is no such file.
+    """
+    if not os.path.isfile(path):
+        train = f"python -m monai.bundle run --config_file bundles/{bundle}/configs/train.json"
+        raise CxrError(f"{path}: no such file; name a classifier with --{key}, or train one with `{train}`")
+    return str(path)
+
+
 def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     """Builds the classifier of a checkpoint of ours and loads all its weights.
 

@@ -11,7 +11,6 @@ from cxrmonai.segmentation.finding_maps import (
     finish_irnet,
     make_finding_maps,
     make_thresholds,
-    need_classifier,
     pseudo_mask_rows,
     share_of,
 )
@@ -36,7 +35,6 @@ __all__ = [
     "make_finding_maps",
     "make_thresholds",
     "masks_of_maps",
-    "need_classifier",
     "propagate",
     "pseudo_mask_rows",
     "read_into_store",

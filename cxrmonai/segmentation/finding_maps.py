@@ -370,17 +370,6 @@ def share_of(threshold: str | float) -> float:
     return WalkSettings().threshold if isinstance(threshold, str) else threshold
 
 
-def need_classifier(path: str | os.PathLike[str]) -> str:
-    """Returns the path of a classifier's weights.
-
-    Raises:
-        CxrError: there is no such file.
-    """
-    if not Path(path).is_file():
-        raise CxrError(f"{path}: no such file; name the classifier that IRNet was trained on with --classifier")
-    return str(path)
-
-
 __all__ = [
     "CLASSIFIER",
     "FindingMaps",
@@ -392,7 +381,6 @@ __all__ = [
     "make_finding_maps",
     "make_thresholds",
     "masks_to_check",
-    "need_classifier",
     "pseudo_mask_rows",
     "share_of",
 ]

@@ -13,6 +13,7 @@ from cxrmonai.networks import (
     encoder_stages,
     load_classifier,
     load_network,
+    need_classifier,
     parameter_groups,
     start_from,
 )
@@ -378,6 +379,17 @@ def test_files_that_hold_no_classifier(tmp_path):
         torch.save(content, path)
         with pytest.raises(CxrError, match=rf"odd\.pt: .*{words}"):
             load_classifier(path)
+
+
+def test_where_a_classifier_is_needed_a_path_without_one_says_how_to_come_by_it(tmp_path):
+    (tmp_path / "model.pt").touch()
+    assert need_classifier(tmp_path / "model.pt") == str(tmp_path / "model.pt")
+    for asked, words in (
+        ((), "--ckpt_path, or train one with .*bundles/supervised/configs"),
+        (("classifier", "irnet"), "--classifier, or train one with .*bundles/irnet/configs"),
+    ):
+        with pytest.raises(CxrError, match=rf"no\.pt: no such file; name a classifier with {words}"):
+            need_classifier(tmp_path / "no.pt", *asked)
 
 
 def test_starts_from_a_pretrained_encoder(tmp_path):
