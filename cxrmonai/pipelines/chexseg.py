@@ -33,7 +33,6 @@ COUNTS = (
 )  # fmt: skip
 PATIENTS = 1500
 LOCALIZING = {"output_stride": 4, "depth": 3, "pooling": "PCAM", "head_start": "frequency", "flip": 0.5}
-WALK = {"walk_radius": 3, "walk_beta": 5, "walk_doublings": 2}  # longer walks flood the image past weak edges
 MEASURES = {"dice": "Dice", "miou": "mIoU", "miou_positive": "mIoU, mask there", "miou_pooled": "IoU, pooled"}
 
 
@@ -195,7 +194,7 @@ class _Plan:
         return self._step(
             "irnet", "irnet", "train", folder,
             ckpt_dir=folder / "models", classifier=self.classifier, classes=",".join(self.names),
-            attribution=self._attribution(), **WALK,
+            attribution=self._attribution(),
             image_size=s.image_size, batch_size=s.batch_size, max_epochs=s.irnet_epochs, check_every=0,
             inputs=[self.classifier], outputs=[folder / "models/model.pt", folder / "models/classifier.pt"],
         )  # fmt: skip

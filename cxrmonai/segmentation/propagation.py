@@ -13,7 +13,9 @@ from cxrmonai.losses.affinity import neighbour_affinity
 
 @dataclass(frozen=True)
 class WalkSettings:
-    """Of a random walk; the defaults are those of IRN, CheXseg has 3, 5, 3 and 0.6.
+    """Of a random walk; a short one by default, since long ones flood the image past edges that are weak.
+
+    IRN has 5, 10, 8 and 0.25, CheXseg 3, 5, 3 and 0.6.
 
     Attributes:
         radius: a step goes less far than this, in pixels of the map of edges.
@@ -25,9 +27,9 @@ class WalkSettings:
         CxrError: a number out of range.
     """
 
-    radius: int = 5
-    beta: float = 10.0
-    doublings: int = 8
+    radius: int = 3
+    beta: float = 5.0
+    doublings: int = 2
     threshold: float = 0.25
 
     def __post_init__(self) -> None:

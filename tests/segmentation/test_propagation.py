@@ -28,7 +28,9 @@ def dense(maps, edge, settings):
     return ((maps * (1 - edge)).double().flatten(1) @ walk).view(maps.shape)
 
 
-@pytest.mark.parametrize("settings", [WalkSettings(), WalkSettings(3, 5, 3, 0.6), WalkSettings(2, 1, 0)])
+@pytest.mark.parametrize(
+    "settings", [WalkSettings(), WalkSettings(5, 10, 8), WalkSettings(3, 5, 3, 0.6), WalkSettings(2, 1, 0)]
+)
 def test_walk_equals_the_dense_matrix_for_all_images_and_findings(settings):
     torch.manual_seed(0)
     maps, edge = torch.rand(2, 3, 9, 12), torch.rand(2, 9, 12)
