@@ -84,7 +84,7 @@ class MapSource:
 
     Args:
         data_file: the store.
-        classifier: path of its weights.
+        classifier: path of its weights; beside `heatmaps` it may be `None`.
         heatmaps: a file of heatmaps, see `explain.heatmaps`; `None` asks the classifier.
         classes: names in any spelling, as a list or `A,B`; the classifier's (or the file's) by default.
         method: of `explain.attribute`.
@@ -93,7 +93,7 @@ class MapSource:
     Attributes:
         class_names: (K,).
         network: the classifier, `None` where maps come from a file.
-        equalize: whether the classifier sees equalised images.
+        equalize: whether the classifier sees equalised images; `False` without one.
 
     Raises:
         CxrError: neither is there, a class is unknown, or the heatmaps do not fit the store.
@@ -113,10 +113,10 @@ class MapSource:
         if self.path is None:
             raise CxrError("no maps to learn from; give --classifier models/model.pt, or --heatmaps FILE.h5")
         self._file = Heatmaps(heatmaps) if heatmaps is not None else None
-        self.network = None if self._file else load_classifier(self.path).to(self.device).eval()
+        network = None if classifier is None else load_classifier(classifier)
+        self.network = None if self._file else network.to(self.device).eval()
         known = (self._file or self.network).class_names
-        asked = self.network.settings["asked"] if self.network else {}
-        self.equalize = bool(asked.get("equalize"))
+        self.equalize = bool(network and network.settings["asked"].get("equalize"))
         try:
             self._chosen = match_classes(name_list(classes) or known, known)
         except CxrError as error:
@@ -126,6 +126,16 @@ class MapSource:
             self._place_of = {int(row): place for place, row in enumerate(self._file.rows)}
             if self._file.size != self.store.size:
                 raise CxrError(f"{heatmaps}: maps of {self._file.size} pixels do not fit {data_file}; make them anew")
+            self._check_ids()
+
+    def _check_ids(self) -> None:
+        """Refuses maps that were made of another store."""
+        ids = dict(enumerate(self.store.column("image_id")))
+        for row, image_id in zip(self._file.rows.tolist(), self._file.image_ids, strict=True):
+            if ids.get(row) != image_id:
+                raise CxrError(
+                    f"{self.path}: its image {image_id} is not row {row} of {self.store.path}; make maps of it"
+                )
 
     def __call__(self, rows: np.ndarray) -> torch.Tensor:
         """(B, K, S, S) float32 0–1, on the device.
@@ -175,7 +185,7 @@ def write_ir_labels(
         The path.
 
     Raises:
-        CxrError: no image of the splits has a finding, see also `MapSource`.
+        CxrError: no image of one of the splits has a finding, see also `MapSource`.
     """
     settings, crf = settings or SeedSettings(), crf or CrfSettings()
     path, record, store = Path(path), Path(f"{path}.json"), source.store
@@ -244,10 +254,12 @@ def _positive(
     rows = []
     for split, count in zip(splits, [subset] + [None] * (len(splits) - 1), strict=True):
         inside = np.flatnonzero(store.column("split") == split)
-        if there[inside].any():
-            rows.append(inside[draw_subset(there[inside], count, seed)])
-    if not rows:
-        raise CxrError(f"{store.path}: no image of {' and '.join(splits)} has one of {', '.join(names)}")
+        if not there[inside].any():
+            raise CxrError(
+                f"{store.path}: no image of the split {split} has one of {', '.join(names)}; "
+                "name other classes with --classes, or give a store whose patients of that split have some"
+            )
+        rows.append(inside[draw_subset(there[inside], count, seed)])
     chosen = np.concatenate(rows)
     return chosen, there[chosen]
 

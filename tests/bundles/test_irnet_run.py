@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from bundle_runs import REPOSITORY
+from ignite.engine import Events
 from monai.bundle import create_workflow
 from PIL import Image
+from resuming import break_off, checkpoint, same
 
 from cxrmonai.caching import is_made, note_made
 from cxrmonai.data.mask_file import read_mask_file
@@ -17,6 +19,7 @@ from cxrmonai.data.mask_store import MaskStore
 from cxrmonai.data.masks import MASK_UNKNOWN
 from cxrmonai.data.store import open_store
 from cxrmonai.errors import CxrError
+from cxrmonai.explain.heatmaps import HeatmapWriter
 from cxrmonai.networks import Classifier, load_irnet
 from cxrmonai.pipelines.chexseg import ChexsegSettings, run_chexseg
 from cxrmonai.segmentation import CrfSettings, MapSource, SeedSettings, ir_labels, write_ir_labels
@@ -24,6 +27,7 @@ from cxrmonai.segmentation import CrfSettings, MapSource, SeedSettings, ir_label
 pytestmark = pytest.mark.slow
 FOLDER = REPOSITORY / "bundles/irnet"
 NAMES = ["Consolidation", "Nodule"]
+SHORT = {"image_size": 64, "batch_size": 4, "subset": 8, "crf_iterations": 0, "check_every": 0}
 ASKED = {"target": "findings", "classes": None, "policy": "ignore", "blank": None, "equalize": False}
 
 
@@ -37,7 +41,7 @@ def classifier(tmp_path_factory):
     return path
 
 
-def run(config, kind, **overrides):
+def workflow(config, kind, **overrides):
     work = create_workflow(
         config_file=str(FOLDER / f"configs/{config}.json"),
         workflow_type=kind,
@@ -46,6 +50,11 @@ def run(config, kind, **overrides):
         **{key: str(value) if hasattr(value, "parts") else value for key, value in overrides.items()},
     )
     work.initialize()
+    return work
+
+
+def run(*arguments, **overrides):
+    work = workflow(*arguments, **overrides)
     work.run()
     work.finalize()
 
@@ -65,7 +74,7 @@ def test_a_run_leaves_weights_and_the_classifier_that_they_need(trained, classif
     network = load_irnet(trained / "models/model.pt")
     assert network.class_names == NAMES
     assert network.displacement
-    assert network.settings["asked"]["walk_radius"] == 5
+    assert network.settings["asked"]["walk_radius"] == 3
     before = torch.load(classifier, weights_only=True)
     after = network.state_dict()
     shared = [key for key in after if key.startswith("encoder.") and key in before]
@@ -101,6 +110,49 @@ def test_ir_labels_of_maps():
     assert (plain[0, 1] == 255).all()  # a map of zeros tells nothing
     with pytest.raises(CxrError, match="in this order"):
         SeedSettings(foreground=0.1, background=0.2)
+
+
+def test_ready_heatmaps_are_what_ir_labels_are_made_of(small_phantom, classifier, tmp_path):
+    store, path = open_store(small_phantom), tmp_path / "heatmaps.h5"
+    rows, half = np.flatnonzero(store.column("split") != "test"), store.size // 2
+    maps = np.zeros((len(rows), 2, store.size, store.size), np.float32)
+    maps[:, 0, :, :half] = maps[:, 1, :, half:] = 1
+    ids, sure = store.column("image_id"), np.ones((len(rows), 2))
+    with HeatmapWriter(path, NAMES, store.size, "gradcam", small_phantom) as writer:
+        writer.add(rows, ids[rows], maps, sure)
+    places = {"data_file": small_phantom, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
+    run("train", "train", heatmaps=path, pretrained=classifier, max_epochs=1, **SHORT, **places)
+    assert load_irnet(tmp_path / "models/model.pt").class_names == NAMES
+    assert not (tmp_path / "models/classifier.pt").exists()  # none was given
+    labels = MaskStore(tmp_path / "eval/ir_labels.h5")
+    values = labels.get(range(len(labels)))
+    expected = np.broadcast_to(maps[0], values.shape)
+    assert (values == expected)[values != MASK_UNKNOWN].all()
+    there = store.labels[labels.rows][:, [store.class_names.index(name) for name in NAMES]] == 1
+    assert ((values != MASK_UNKNOWN).mean(axis=(2, 3)) > 0.5).tolist() == there.tolist()
+    with HeatmapWriter(path, NAMES, store.size, "gradcam", small_phantom) as writer:
+        writer.add(rows, ids[rows[::-1]], maps, sure)
+    with pytest.raises(CxrError, match=r"heatmaps\.h5: its image .* is not row"):
+        MapSource(small_phantom, None, path)
+
+
+def test_a_resumed_run_equals_one_that_was_not_interrupted(small_phantom, classifier, tmp_path):
+    def start(name, **more):
+        places = {"ckpt_dir": tmp_path / name, "output_dir": tmp_path / "eval"}
+        options = {"data_file": small_phantom, "classifier": classifier, "max_epochs": 2, **SHORT, **places}
+        return workflow("train", "train", **options, **more)
+
+    start("whole").run()
+    break_off(start("parts"), epoch=2, step=2)
+    assert checkpoint(tmp_path / "parts")["state"]["epoch"] == 1
+    resumed, steps = start("parts", resume=True), []
+    trainer = resumed.parser.get_parsed_content("train::trainer")
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: steps.append(engine.state.iteration))
+    resumed.run()
+    assert steps == [3, 4]  # the second epoch alone
+    same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
+    for name in ("model.pt", "model_final.pt"):
+        same(*(torch.load(tmp_path / each / name, weights_only=True) for each in ("whole", "parts")), name)
 
 
 @pytest.mark.parametrize("method", ["irnet", "cam"])
