@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from monai.bundle import create_workflow
+from monai.bundle import ConfigWorkflow, create_workflow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = {"max_epochs": 2, "batch_size": 16, "image_size": 32, "stem": "default", "probe_every": 1}
@@ -40,6 +40,20 @@ def error_lines(finished):
     assert finished.returncode == 1, finished.stdout + finished.stderr
     assert "Traceback" not in finished.stderr, finished.stderr
     return [line for line in finished.stderr.splitlines() if line.startswith("error:")]
+
+
+def initialized(bundle, files, kind="train", **overrides):
+    """A workflow of a bundle, initialised in this process and not run; files are configs, or below its `configs`."""
+    made = ConfigWorkflow(
+        config_file=[str(bundle / "configs" / file) for file in files],
+        meta_file=str(bundle / "configs/metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        bundle_root=str(bundle),
+        **overrides,
+    )
+    made.initialize()
+    return made
 
 
 def train_here(bundle, store, folder, *presets, **overrides):

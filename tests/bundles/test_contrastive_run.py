@@ -3,14 +3,14 @@
 import json
 import os
 import socket
+from functools import partial
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bundle_runs import REPOSITORY
-from monai.bundle import ConfigWorkflow
+from bundle_runs import REPOSITORY, initialized
 from resuming import break_off, checkpoint, same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -35,17 +35,7 @@ SMALL = {
 MEMORY_SIZES = {"moco_v1": 20, "moco_v2": 20, "moco_cxr": 20, "medaug": 20, "infomin": 20}  # queues; banks hold all
 
 
-def workflow(files, kind="train", **overrides):
-    made = ConfigWorkflow(
-        config_file=[str(CONFIGS / file) for file in files],
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        bundle_root=str(CONFIGS.parent),
-        **overrides,
-    )
-    made.initialize()
-    return made
+workflow = partial(initialized, CONFIGS.parent)
 
 
 def train(folder, store, preset, **overrides):

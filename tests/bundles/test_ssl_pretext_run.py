@@ -1,14 +1,14 @@
 """The pretext bundle: every preset trains, resumes exactly, and is evaluated and used."""
 
 import json
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from bundle_runs import REPOSITORY
+from bundle_runs import REPOSITORY, initialized
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cxrmonai.bundle.checking import check
@@ -42,17 +42,7 @@ def configs(name, preset=None):
     return [str(CONFIGS / f"{name}.json"), *([str(CONFIGS / f"presets/{preset}.json")] if preset else [])]
 
 
-def workflow(files, kind="train", **overrides):
-    made = ConfigWorkflow(
-        config_file=files,
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        bundle_root=str(CONFIGS.parent),
-        **overrides,
-    )
-    made.initialize()
-    return made
+workflow = partial(initialized, CONFIGS.parent)
 
 
 def train(folder, store, preset, **overrides):
