@@ -1,4 +1,7 @@
-"""Evaluations on two ranks leave the files that one rank leaves, to the last byte of their figures."""
+"""Evaluations on two ranks leave the files that one rank leaves, to the last byte of their figures.
+
+Their launch also trains IRNet, whose labels are made by one rank while the others wait.
+"""
 
 import json
 import os
@@ -18,7 +21,7 @@ from cxrmonai.bundle import check
 from cxrmonai.data.mask_store import MaskStore
 from cxrmonai.data.store import open_store
 from cxrmonai.explain.heatmaps import Heatmaps
-from cxrmonai.networks import Classifier, ContrastiveNetwork, IRNet, PretextNetwork, Segmenter
+from cxrmonai.networks import Classifier, ContrastiveNetwork, IRNet, PretextNetwork, Segmenter, load_irnet
 
 pytestmark = pytest.mark.slow
 ASKED = {
@@ -101,6 +104,16 @@ def one_rank(name, weights, store, out, config="evaluate", **more):
     return json.loads((out / "metrics.json").read_text()) if (out / "metrics.json").exists() else None
 
 
+def training(weights, store, folder):
+    """How IRNet is trained."""
+    return {
+        "workflow_type": "train", "bundle_root": str(REPOSITORY / "bundles/irnet"), "data_file": str(store),
+        "classifier": str(weights / "supervised/models/model.pt"), "ckpt_dir": str(folder / "models"),
+        "output_dir": str(folder / "eval"), "image_size": 64, "batch_size": BATCH, "max_epochs": 1, "subset": 8,
+        "crf_iterations": 0, "check_every": 0, "attribution": "saliency",  # other maps are of one cell at 32 pixels
+    }  # fmt: skip
+
+
 RUNS = {
     "supervised": ("supervised", "evaluate", {"split": "all"}),
     "simclr": ("simclr", "evaluate", {}),
@@ -118,10 +131,15 @@ def on_two(small_phantom, weights, tmp_path_factory):
     """Folder with what two ranks leave of all runs, in one launch."""
     folder = tmp_path_factory.mktemp("two")
     works = [
-        {"config_file": configs(name, config), **options_of(config, name, weights, small_phantom, folder / out, **more)}
+        {
+            "config_file": configs(name, config),
+            "workflow_type": "infer",
+            **options_of(config, name, weights, small_phantom, folder / out, **more),
+        }
         for out, (name, config, more) in RUNS.items()
     ]
-    said = torchrun([REPOSITORY / "tests/bundles/evaluate_on_ranks.py", json.dumps(works)], folder)
+    works.append({"config_file": configs("irnet", "train"), **training(weights, small_phantom, folder / "trained")})
+    said = torchrun([REPOSITORY / "tests/bundles/run_on_ranks.py", json.dumps(works)], folder)
     (folder / "said.txt").write_text(said)
     return folder
 
@@ -187,6 +205,27 @@ def test_pseudo_masks(on_two, on_one):
     places = range(len(one))
     np.testing.assert_array_equal(one.get(places), two.get(places))
     assert [path.name for path in (on_two / "pseudo").iterdir()] == ["pseudo_masks.h5"]
+
+
+def test_a_training_of_irnet(on_two, small_phantom, weights, tmp_path):
+    """One set of labels, each rank its half of every step, and weights whose loss is what one rank finds."""
+    assert (on_two / "said.txt").read_text().count("Done. IRNet is ") == 1
+    made = on_two / "trained"
+    config, options = configs("irnet", "train")[0], training(weights, small_phantom, tmp_path)
+    work = create_workflow(config_file=config, device="cpu", **options)
+    work.initialize()
+    evaluator, start = (work.parser.get_parsed_content(key) for key in ("validate::evaluator", "start"))
+    one, two = (MaskStore(folder / "eval/ir_labels.h5") for folder in (tmp_path, made))
+    np.testing.assert_array_equal(one.rows, two.rows)
+    np.testing.assert_array_equal(one.get(range(len(one))), two.get(range(len(two))))
+    state = torch.load(made / "models/checkpoint.pt", weights_only=True)["state"]
+    assert (state["epoch"], state["epoch_length"]) == (1, 8 // (2 * BATCH))
+    assert state["best"] > 0
+    network = load_irnet(made / "models/model.pt")
+    assert any(not torch.equal(value, start.state_dict()[key]) for key, value in network.state_dict().items())
+    start.load_state_dict(network.state_dict())
+    evaluator.run()
+    assert evaluator.state.metrics["val_loss"] == pytest.approx(state["best"], rel=1e-5)
 
 
 def test_heatmaps_and_their_scores(on_two, on_one):

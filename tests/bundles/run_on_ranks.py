@@ -1,6 +1,6 @@
-"""What each rank of a test runs: evaluations in a row, so that one launch serves several bundles.
+"""What each rank of a test runs: bundles in a row, so that one launch serves several.
 
-torchrun … evaluate_on_ranks.py '[{"config_file": […], "bundle_root": …, …}, …]'
+torchrun … run_on_ranks.py '[{"config_file": […], "bundle_root": …, …}, …]'
 """
 
 import json
@@ -12,7 +12,7 @@ from cxrmonai import distributed
 
 if __name__ == "__main__":
     for options in json.loads(sys.argv[1]):
-        work = create_workflow(workflow_type="infer", **options)
+        work = create_workflow(**options)
         work.initialize()
         work.run()
     work.finalize()
