@@ -230,14 +230,22 @@ def _write(
                 note_made(f"{part}.json", wanted, [part])
             else:
                 bar.update(len(rows[some]))
+    sure = 0
     with MaskStoreWriter(path, source.class_names, store.size, "ir", wanted) as writer:
         for part, _ in parts:
             made = MaskStore(part)
             for place, row in enumerate(made.rows):
-                writer.add([row], [made.image_ids[place]], made.get([place]))
+                labels = made.get([place])
+                sure += int((labels == 1).any())
+                writer.add([row], [made.image_ids[place]], labels)
     for part, _ in parts:
         part.unlink()
         Path(f"{part}.json").unlink()
+    if not sure:
+        print(
+            "note: in no image do the maps say surely where a finding is, so that IRNet has nothing to learn from; "
+            "look at them with bundles/cam_localization, and give a better classifier or a larger --image_size"
+        )
     size = path.stat().st_size
     print(f"{path}: IR labels of {len(rows)} images, {size / 1e6:.1f} MB, {size / len(rows):.0f} bytes an image")
 

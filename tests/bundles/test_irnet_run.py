@@ -104,6 +104,16 @@ def test_ir_labels_of_maps():
         SeedSettings(foreground=0.1, background=0.2)
 
 
+def test_flat_maps_are_told(small_phantom, tmp_path, capsys):
+    store, path = open_store(small_phantom), tmp_path / "heatmaps.h5"
+    rows = np.flatnonzero(store.column("split") != "test")
+    with HeatmapWriter(path, NAMES, store.size, "gradcam", small_phantom) as writer:
+        maps = np.zeros((len(rows), 2, store.size, store.size), np.float32)
+        writer.add(rows, store.column("image_id")[rows], maps, np.ones((len(rows), 2)))
+    write_ir_labels(tmp_path / "ir.h5", MapSource(small_phantom, None, path), settings=SeedSettings(refined=False))
+    assert "note: in no image do the maps say surely where a finding is" in capsys.readouterr().out
+
+
 def test_ready_heatmaps_are_what_ir_labels_are_made_of(small_phantom, classifier, tmp_path):
     store, path = open_store(small_phantom), tmp_path / "heatmaps.h5"
     rows, half = np.flatnonzero(store.column("split") != "test"), store.size // 2
