@@ -92,7 +92,7 @@ def merge(
         masks=masks,
         mask_names=first.mask_names,
         skipped=_concat([store.skipped for store in stores]),
-        synthetic=first.synthetic,
+        synthetic=any(store.synthetic for store in stores),
         options=options,
         progress=progress,
     )

@@ -15,7 +15,7 @@ from cxrmonai.data.phantom import MASK_NAMES, Study, draw_population, population
 from cxrmonai.errors import CxrError
 from cxrmonai.progress import progress_bar
 
-PREFIX = "synthetic-"  # of file names, so that what is made of these images carries it too
+PREFIX = "synthetic-"  # of file names, by which `prepare` marks a store of these images as synthetic
 
 
 def write_phantom_folder(

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from cxrmonai.data.packing import DONE, SKIPPED, TODO, Row, Task, pack
+from cxrmonai.data.phantom_folder import PREFIX
 from cxrmonai.data.pseudonyms import pseudonymise
 from cxrmonai.data.sources.base import Collection
 from cxrmonai.data.store import FORMAT_VERSION, write_store
@@ -286,6 +287,7 @@ def _assemble(
         rows = np.flatnonzero(arrays["annotated"])
         masks = (rows, arrays["annotated"][rows], _Picked(arrays["bits"], rows))
     table, listed = _without_paths(collection, skipped) if collection.private else (collection.table, skipped)
+    names = (Path(image).name for image in collection.table["image"].to_numpy()[keep])
     whole = Path(task.folder) / "store.h5"  # in the work folder, where a killed run's half is cleared away
     write_store(
         whole,
@@ -299,6 +301,7 @@ def _assemble(
         mask_names=task.mask_names,
         skipped=listed,
         keep=keep,
+        synthetic=any(name.startswith(PREFIX) for name in names),
         options=options,
         progress=progress,
     )

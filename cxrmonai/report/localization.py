@@ -207,12 +207,16 @@ def write_scores(
     _score_report(summary, drawn).save(folder / "report.html")
     overlap = summary["overlap"]
     print(
-        f"hit rate {summary['mean_hit_rate']:.3f} ({summary['mean_near_hit_rate']:.3f} near the finding), "
-        f"mIoU {overlap['mean_miou']:.3f} with errors, "
-        f"{overlap['mean_miou_true_positive']:.3f} of true positives alone, on {summary['images']} "
+        f"hit rate {_told(summary['mean_hit_rate'])} ({_told(summary['mean_near_hit_rate'])} near the finding), "
+        f"mIoU {_told(overlap['mean_miou'])} with errors, "
+        f"{_told(overlap['mean_miou_true_positive'])} of true positives alone, on {summary['images']} "
         f"{'synthetic ' if store.synthetic else ''}radiographs; see {folder / 'report.html'}"
     )
     return summary
+
+
+def _told(value: float) -> str:
+    return "none" if np.isnan(value) else f"{value:.3f}"
 
 
 def _score_report(summary: Mapping[str, Any], drawn: list[Overlay]) -> Report:

@@ -49,6 +49,8 @@ def test_prepare_reads_both_tables(made, tmp_path):
             main([*prepare, *arguments, "--size", "48"])
         assert left.value.code == 0
     assert len(Store(labelled)) == count
+    assert Store(labelled).synthetic
+    assert Store(masked).synthetic
     assert Store(masked).masks(range(4))[0].any((1, 2, 3)).all()
 
 
