@@ -172,6 +172,14 @@ def chexseg(
     return 0
 
 
+def _need_sound(config_file: str, overrides: dict[str, Any]) -> None:
+    from cxrmonai.bundle import check as faults_of
+
+    faults = faults_of(config_file, overrides)
+    if faults:
+        raise CxrError("; ".join(faults))
+
+
 def cross_validate(config_file: str, folds: int = 5, work_dir: str | None = None, **overrides: Any) -> int:
     """Trains and tests a segmenter once for each fold of the patients; one result over all of them, with intervals.
 
@@ -183,15 +191,12 @@ def cross_validate(config_file: str, folds: int = 5, work_dir: str | None = None
         work_dir: gets a folder for each fold, metrics.json, overlap.csv and report.html.
         **overrides: keys of the config, such as --data_file and --classes.
     """
-    from cxrmonai.bundle import check as faults_of
     from cxrmonai.bundle.source import config_files
     from cxrmonai.pipelines.cross_validation import cross_validate as run
 
     if work_dir is None:
         raise CxrError("--work_dir is missing: the folder for what comes of the folds")
-    faults = faults_of(config_file, overrides)
-    if faults:
-        raise CxrError("; ".join(faults))
+    _need_sound(config_file, overrides)
     run(config_files(config_file), folds, str(work_dir), overrides)
     return 0
 
@@ -223,14 +228,11 @@ def federated(
         server_dir: folder at their server for weights and metrics.
         **overrides: keys of the config that all share, such as --encoder and --classes.
     """
-    from cxrmonai.bundle import check as faults_of
     from cxrmonai.bundle.source import config_files
     from cxrmonai.data.table import name_list
     from cxrmonai.deploy.federated import prepare_job, simulate
 
-    faults = faults_of(config_file, overrides)
-    if faults:
-        raise CxrError("; ".join(faults))
+    _need_sound(config_file, overrides)
     files, stores = config_files(config_file), name_list(sites)
     if names is None:
         simulate(files, stores, rounds, str(work_dir), local_epochs, overrides)

@@ -215,8 +215,7 @@ class EpochSampler(Sampler[int]):
                     torch.rand(self.draws, generator=generator, dtype=torch.float64) * self.weights.sum(),
                     right=True,
                 ).clamp_(max=self.length - 1)
-        end = self.draws - self.draws % self.ranks if self.even else self.draws
-        return order[:end][self.places()]
+        return order[self.places()]
 
     def places(self, rank: int | None = None) -> np.ndarray:
         """(n,) places in the epoch's order that go to a rank, this one by default; of those that all ranks have."""
@@ -226,9 +225,8 @@ class EpochSampler(Sampler[int]):
 
     def turns(self) -> list[tuple[int, int]]:
         """For each row in the epoch's order, the rank that it goes to and its place among those of that rank."""
-        places = [self.places(rank) for rank in range(self.ranks)]
-        turns = [(rank, k) for rank, own in enumerate(places) for k in range(len(own))]
-        return [turns[k] for k in np.argsort(np.concatenate(places))]
+        turns = [(rank, k) for rank in range(self.ranks) for k in range(len(self.places(rank)))]
+        return [turns[k] for k in self._from_ranks()]
 
     def join(self, part: np.ndarray) -> np.ndarray:
         """Puts together what each rank made of its rows; all ranks must call it.
@@ -244,8 +242,11 @@ class EpochSampler(Sampler[int]):
         parts = distributed.collect(part)
         if parts is None:
             return part
-        places = np.concatenate([self.places(rank) for rank in range(self.ranks)])
-        return np.concatenate(parts)[np.argsort(places)]
+        return np.concatenate(parts)[self._from_ranks()]
+
+    def _from_ranks(self) -> np.ndarray:
+        """Puts what stands rank after rank into the epoch's order."""
+        return np.argsort(np.concatenate([self.places(rank) for rank in range(self.ranks)]))
 
     def __iter__(self) -> Any:
         return iter(self._order().tolist())

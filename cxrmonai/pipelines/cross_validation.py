@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from monai.bundle import create_workflow
 
 from cxrmonai.errors import CxrError
 from cxrmonai.files import atomic_path, write_json
+from cxrmonai.pipelines.running import run_config
 from cxrmonai.report.segmentation import COUNTS, in_a_line, segmentation_report, summarise_overlap
 
 OPTIONS_FILE = "options.json"
@@ -111,19 +111,7 @@ def run_fold(folder: str | Path, config_files: Sequence[Path], options: Mapping[
 
 def _train_and_test(folder: Path, config_files: Sequence[Path], evaluate: Path, options: Mapping[str, Any]) -> None:
     places = {"bundle_root": str(evaluate.parents[1]), "output_dir": str(folder / "eval")}
-    train = create_workflow(
-        config_file=[str(path) for path in config_files],
-        workflow_type="train",
-        **{**options, **places, "ckpt_dir": str(folder / "models")},
-    )
-    train.initialize()
-    train.run()
-    train.finalize()
+    run_config(config_files, "train", **{**options, **places, "ckpt_dir": str(folder / "models")})
     shared = {key: options[key] for key in ("data_file", "device", "seed") if key in options}
-    test = create_workflow(
-        config_file=str(evaluate),
-        workflow_type="infer",
-        **{**shared, **places, "ckpt_path": str(folder / "models/model.pt"), "split": "test"},
-    )
-    test.initialize()
-    test.run()
+    weights = str(folder / "models/model.pt")
+    run_config([evaluate], "infer", **{**shared, **places, "ckpt_path": weights, "split": "test"})

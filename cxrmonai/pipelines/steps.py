@@ -10,10 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import create_workflow
-
 from cxrmonai.caching import is_made, note_made, stamp
-from cxrmonai.errors import CxrError, user_error
+from cxrmonai.errors import CxrError
+from cxrmonai.pipelines.running import run_config
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -90,19 +89,12 @@ class Runner:
 
 
 def _run(step: Step, more: Mapping[str, Any]) -> None:
-    """Runs the config in this process: a new one would spend most of a short step on imports."""
     options = {key: str(value) if isinstance(value, Path) else value for key, value in {**step.options, **more}.items()}
     kind = "train" if step.config.stem == "train" else "infer"
     try:
-        work = create_workflow(config_file=str(step.config), workflow_type=kind, **options)
-        work.initialize()
-        work.run()
-        work.finalize()
-    except Exception as error:
-        cause = user_error(error)
-        if cause is None:
-            raise
-        raise CxrError(f"step '{step.name}': {cause}") from error
+        run_config([step.config], kind, **options)
+    except CxrError as error:
+        raise CxrError(f"step '{step.name}': {error}") from error
 
 
 def folder_bytes(folder: Path) -> int:

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from monai.bundle import create_workflow
 
 from cxrmonai.data.masks import encode_rle
 from cxrmonai.data.prepare import prepare
 from cxrmonai.data.reading import read_image
 from cxrmonai.data.sources.base import Collection
 from cxrmonai.data.table import make_table
-from cxrmonai.errors import CxrError, user_error
+from cxrmonai.errors import CxrError
 from cxrmonai.networks import load_segmenter
+from cxrmonai.pipelines.running import run_config
 
 LEAST_IMAGES = 3
 BUILD = ("output_stride", "atrous_rates", "decoder_channels", "dropout", "image_size")
@@ -131,8 +131,10 @@ def train_segmenter(
         overrides |= {"encoder": build.name, "stem": build.stem, "norm": build.norm, "classes": network.class_names}
         overrides |= {"network_def": f"${start}"} if settings.pretrained else {}
         overrides |= {"device": device} if device is not None else {}
-        _run(
-            bundle,
+        run_config(
+            [bundle / "configs/train.json"],
+            "train",
+            bundle_root=str(bundle),
             data_file=str(store),
             ckpt_dir=str(folder / "models"),
             output_dir=str(bundle / "eval"),
@@ -160,21 +162,6 @@ def _collection(images: Sequence[LabelledImage], split: np.ndarray, names: Seque
     columns = {"image": [os.path.abspath(image.path) for image in images], "image_id": ids, "patient_id": ids}
     table = make_table({**columns, "split": split})
     return Collection("monailabel", Path("/"), table, [], masks=pd.DataFrame(rows))
-
-
-def _run(bundle: Path, **overrides: Any) -> None:
-    work = create_workflow(
-        config_file=str(bundle / "configs/train.json"), workflow_type="train", bundle_root=str(bundle), **overrides
-    )
-    try:
-        work.initialize()
-        work.run()
-        work.finalize()
-    except Exception as error:
-        cause = user_error(error)
-        if cause is None:
-            raise
-        raise cause from None
 
 
 def _replace(new: Path, old: Path) -> None:
